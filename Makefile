@@ -1,0 +1,84 @@
+# Developer commands; `make help` lists them. PYTHON is the interpreter to build for.
+include cengine/flags.mk
+
+PYTHON  ?= python3
+CC       = gcc
+BUILD   ?= build/c
+CLANG_FORMAT ?= clang-format-19
+SANITIZE_FLAGS = -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -O1
+
+INCLUDES  = -Icengine/include -Icengine/kernels -Icengine/src -Icengine
+HEADERS   = $(wildcard cengine/*.h cengine/*/*.h tests/c/*.h)
+C_FILES   = $(wildcard cengine/*/*.c tests/c/*.c) $(HEADERS)
+CORE      = $(wildcard cengine/src/*.c)
+GENERIC   = $(wildcard cengine/kernels/generic*.c)
+AVX2      = $(wildcard cengine/kernels/avx2*.c)
+AVX512VNNI = $(wildcard cengine/kernels/avx512vnni*.c)
+ifneq (,$(filter x86_64 AMD64,$(shell uname -m)))
+ENGINE    = $(CORE) $(GENERIC) $(AVX2) $(AVX512VNNI)
+else
+ENGINE    = $(CORE) $(GENERIC)
+endif
+OBJECTS   = $(ENGINE:%.c=$(BUILD)/%.o)
+CHECKS    = $(patsubst tests/c/%.c,$(BUILD)/%,$(wildcard tests/c/check_*.c))
+
+.PHONY: help build test check-c tsan asan bench lint format wheel clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
+
+build: ## editable install with the test and lint extras
+	$(PYTHON) -m pip install -e '.[test,lint]'
+
+test: ## the whole Python suite
+	$(PYTHON) -m pytest -q
+
+check-c: $(CHECKS) ## the C checks: every kernel against the generic one, the thread pool
+	@for check in $(CHECKS); do echo "$$check"; $$check || exit 1; done
+
+tsan: ## the thread pool's check under ThreadSanitizer
+	$(MAKE) BUILD=build/tsan CFLAGS_EXTRA='-fsanitize=thread -g -O1' build/tsan/check_pool
+	build/tsan/check_pool
+
+asan: ## C checks and Python suite under AddressSanitizer and UndefinedBehaviorSanitizer
+	$(MAKE) BUILD=build/asan CFLAGS_EXTRA='$(SANITIZE_FLAGS)' check-c
+	PYTHON=$(PYTHON) tests/run_asan.sh '$(SANITIZE_FLAGS)'
+
+bench: ## the kernels' speed, then the engine's on the model that ships
+	$(MAKE) $(BUILD)/check_kernels
+	$(BUILD)/check_kernels --bench
+	$(PYTHON) -m pymixtral bench
+
+lint: ## ruff, mypy, clang-format
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+	$(CLANG_FORMAT) --dry-run --Werror $(C_FILES)
+
+format: ## reformat Python and C
+	$(PYTHON) -m ruff format .
+	$(PYTHON) -m ruff check --fix .
+	$(CLANG_FORMAT) -i $(C_FILES)
+
+wheel: ## one abi3 wheel for Python 3.11 and up, in dist/
+	$(PYTHON) -m pip wheel --no-deps -w dist .
+
+clean: ## everything that the build made
+	rm -rf build dist *.egg-info pymixtral/*.so
+	find . -name __pycache__ -type d -exec rm -rf {} +
+
+$(BUILD)/cengine/kernels/generic%.o: CFLAGS_TIER = $(CFLAGS_GENERIC)
+$(BUILD)/cengine/kernels/avx2%.o: CFLAGS_TIER = $(CFLAGS_AVX2)
+$(BUILD)/cengine/kernels/avx512vnni%.o: CFLAGS_TIER = $(CFLAGS_AVX512VNNI)
+
+$(BUILD)/%.o: %.c $(HEADERS) cengine/flags.mk
+	@mkdir -p $(@D)
+	@echo "CC $<"
+	@$(CC) $(CFLAGS_COMMON) $(CFLAGS_TIER) $(CFLAGS_EXTRA) $(INCLUDES) -c $< -o $@
+
+$(BUILD)/check_%: tests/c/check_%.c $(OBJECTS) $(HEADERS)
+	@mkdir -p $(@D)
+	@echo "LD $@"
+	@$(CC) $(CFLAGS_COMMON) $(CFLAGS_EXTRA) $(INCLUDES) $< $(OBJECTS) -o $@ -lm -lpthread
+
+.SECONDARY: $(OBJECTS)

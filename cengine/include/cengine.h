@@ -1,0 +1,207 @@
+/* The public C API of the engine, and the only source of the cffi declarations:
+ * ffi_build.py hands cffi the text between the two marker comments.
+ *
+ * An engine is one bound model, its thread pool and its scratch memory. Sessions are
+ * timelines (a KV cache each) that are evaluated on it, alone or several in one batch.
+ * The engine never opens files, prints or exits. Every call that can fail returns a
+ * ce_status and, where `err` is not NULL, fills it with one line.
+ *
+ * Threads: evaluations on one engine exclude each other (a mutex inside), so that any
+ * thread may use any session as long as no two use the same one at once.
+ */
+#ifndef CENGINE_H
+#define CENGINE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* cffi: begin */
+
+typedef enum {
+    CE_OK = 0,
+    CE_ERR_ARGUMENT = 1, /* a caller's mistake: a bad size, a null pointer, an id out of range */
+    CE_ERR_MEMORY = 2,   /* an allocation failed */
+    CE_ERR_MODEL = 3,    /* tensors that contradict the hyperparameters, or a type without kernel */
+    CE_ERR_TIER = 4,     /* unknown instruction-set tier, or one that this CPU lacks */
+    CE_ERR_CONTEXT = 5,  /* more positions than the session's context */
+    CE_ERR_CANCELLED = 6, /* ce_session_cancel was called; the session is as before the eval */
+    CE_ERR_NUMERIC = 7,   /* a NaN or infinite router logit; the session is as before the eval */
+    CE_ERR_FORKED = 8,    /* used in a process forked after the threads were started */
+    CE_ERR_THREADS = 9,   /* the threads could not be started */
+    CE_ERR_BUSY = 10      /* the same session twice in one batch, or in two threads at once */
+} ce_status;
+
+typedef struct {
+    int32_t code; /* a ce_status */
+    char message[252];
+} ce_error;
+
+/* Element types, with GGML's numbers (the numbers in GGUF files). */
+typedef enum {
+    CE_TYPE_F32 = 0,
+    CE_TYPE_F16 = 1,
+    CE_TYPE_Q4_0 = 2,
+    CE_TYPE_Q8_0 = 8,
+    CE_TYPE_Q4_K = 12,
+    CE_TYPE_Q5_K = 13,
+    CE_TYPE_Q6_K = 14,
+    CE_TYPE_BF16 = 30
+} ce_type;
+
+/* What a tensor is for. The order is shared with formats/names.py (a test compares them). */
+typedef enum {
+    CE_TOKEN_EMBD = 0,
+    CE_OUTPUT_NORM = 1,
+    CE_OUTPUT = 2,
+    CE_ATTN_NORM = 3,
+    CE_ATTN_Q = 4,
+    CE_ATTN_K = 5,
+    CE_ATTN_V = 6,
+    CE_ATTN_OUTPUT = 7,
+    CE_FFN_NORM = 8,
+    CE_FFN_GATE_INP = 9, /* the router */
+    CE_FFN_GATE = 10,    /* w1; with experts: (n_experts, ffn_dim, dim) */
+    CE_FFN_UP = 11,      /* w3 */
+    CE_FFN_DOWN = 12,    /* w2; with experts: (n_experts, dim, ffn_dim) */
+    CE_N_ROLES = 13
+} ce_role;
+
+/* Whether tokens are read (a prompt) or were generated one at a time. It picks the kernel
+ * family, and nothing else does: not the batch size, not the number of threads. */
+typedef enum { CE_PHASE_PROMPT = 0, CE_PHASE_GENERATED = 1 } ce_phase;
+
+typedef struct {
+    int32_t n_layers;
+    int32_t dim;
+    int32_t ffn_dim;
+    int32_t n_heads;
+    int32_t n_kv_heads;
+    int32_t head_dim;
+    int32_t n_vocab;
+    int32_t n_experts;      /* 0: dense */
+    int32_t n_experts_used; /* per token; 0 when dense */
+    int32_t sliding_window; /* positions a token sees, itself included; 0: all */
+    float norm_eps;
+    float rope_theta;
+} ce_hparams;
+
+/* One tensor of the file. `data` stays the caller's, and must outlive the engine. */
+typedef struct {
+    int32_t role;  /* ce_role */
+    int32_t layer; /* 0 for the tensors that belong to no layer */
+    int32_t type;  /* ce_type */
+    int32_t n_dims;
+    int64_t ne[4]; /* extents, fastest first (GGML's order): ne[0] is a row's length */
+    const void *data;
+    uint64_t n_bytes;
+} ce_tensor;
+
+typedef struct {
+    int32_t n_threads;  /* 0: as many as affinity and the cgroup's quota allow */
+    int32_t batch_rows; /* tokens per pass through the layers; 0: 512 */
+    const char *tier;   /* NULL: $PYMIXTRAL_TIER, or else the best that the CPU has */
+} ce_options;
+
+typedef struct ce_engine ce_engine;
+typedef struct ce_session ce_session;
+
+/* ---- The machine ---- */
+
+/* Tiers compiled in, worst first: name of the i-th, or NULL past the last. */
+const char *ce_tier_name(int32_t i);
+/* 1 if this CPU (and operating system) can run the i-th tier. */
+int32_t ce_tier_supported(int32_t i);
+/* Threads that affinity and the cgroup's CPU quota allow, at least 1. */
+int32_t ce_default_threads(void);
+/* Bytes of one row of n_cols elements, or 0 if the type is unknown or does not divide. */
+uint64_t ce_row_bytes(int32_t type, int64_t n_cols);
+/* Dequantizes n_cols elements at `src` (the generic kernel, bit-equal to ggml's formulas). */
+ce_status ce_dequantize(int32_t type, const void *src, float *dst, int64_t n_cols, ce_error *err);
+
+/* ---- An engine ---- */
+
+ce_status ce_engine_create(const ce_hparams *hparams, const ce_tensor *tensors, size_t n_tensors,
+                           const ce_options *options, ce_engine **out, ce_error *err);
+/* Frees the engine; NULL is allowed. Its sessions must have been freed before. */
+void ce_engine_free(ce_engine *engine);
+int32_t ce_engine_threads(const ce_engine *engine);
+const char *ce_engine_tier(const ce_engine *engine);
+/* Bytes of scratch that an engine allocates for these hyperparameters and options. */
+uint64_t ce_engine_scratch_bytes(const ce_hparams *hparams, const ce_options *options);
+/* The matmul kernel of a weight type in a phase, such as "q4_K/avx2/prompt"; NULL if none. */
+const char *ce_engine_kernel_name(const ce_engine *engine, int32_t type, int32_t phase);
+/* How many matmuls that kernel has run since the engine was created. */
+uint64_t ce_engine_kernel_calls(const ce_engine *engine, int32_t type, int32_t phase);
+
+/* ---- Sessions ---- */
+
+/* kv_type is CE_TYPE_F16 or CE_TYPE_F32. The KV cache is reserved at once, and touched as it
+ * fills. */
+ce_status ce_session_create(ce_engine *engine, int32_t n_ctx, int32_t kv_type, ce_session **out,
+                            ce_error *err);
+void ce_session_free(ce_session *session);
+/* Bytes that the KV cache of n_ctx positions takes. */
+uint64_t ce_session_kv_bytes(const ce_hparams *hparams, int32_t n_ctx, int32_t kv_type);
+int32_t ce_session_length(const ce_session *session);
+int32_t ce_session_n_ctx(const ce_session *session);
+/* Forgets the positions from `length` on. */
+ce_status ce_session_truncate(ce_session *session, int32_t length, ce_error *err);
+/* A new session with the same context, positions and KV bytes. */
+ce_status ce_session_copy(const ce_session *session, ce_session **out, ce_error *err);
+/* From any thread: the evaluation under way that holds this session ends with
+ * CE_ERR_CANCELLED for all its sessions, within a work chunk. The flag stays up until
+ * ce_session_resume, so that a cancel just before an eval is not lost. */
+void ce_session_cancel(ce_session *session);
+void ce_session_resume(ce_session *session);
+
+/* ---- Evaluation ---- */
+
+/* One session's share of a batch. */
+typedef struct {
+    ce_session *session;
+    const int32_t *ids; /* [n_ids] */
+    int32_t n_ids;
+    int32_t n_logits; /* logits are wanted for the last n_logits ids: 0 ... n_ids */
+    float *logits;    /* [n_logits][n_vocab], the caller's; may be NULL if n_logits is 0 */
+    int32_t status;   /* out: ce_status of this session */
+} ce_item;
+
+/* Appends each item's ids to its session. Returns the first status that is not CE_OK; an item
+ * that fails leaves its session as it was, and does not disturb the others. */
+ce_status ce_eval(ce_engine *engine, int32_t phase, ce_item *items, int32_t n_items, ce_error *err);
+
+/* ---- Taps: looking inside ---- */
+
+/* What a tap sees: the rows that went into one matrix (one expert's, for CE_FFN_*), or, for
+ * CE_FFN_GATE_INP, also the router's choices. Pointers are valid during the call only. */
+typedef struct {
+    int32_t role;   /* ce_role of the matrix */
+    int32_t layer;  /* 0 for CE_OUTPUT */
+    int32_t expert; /* 0 when dense */
+    int32_t n_rows;
+    int32_t n_cols;
+    const float *x;             /* [n_rows][n_cols]: the matrix's inputs */
+    const int32_t *item;        /* [n_rows]: which item of the batch a row belongs to */
+    const int32_t *position;    /* [n_rows]: its position in that session */
+    int32_t n_used;             /* CE_FFN_GATE_INP only, else 0 */
+    const int32_t *chosen;      /* [n_rows][n_used]: experts, best first */
+    const float *chosen_weight; /* [n_rows][n_used]: their softmax weights */
+} ce_tap_event;
+
+typedef void (*ce_tap_fn)(void *user, const ce_tap_event *event);
+
+/* Sets (or, with NULL, removes) the tap. It is called from the thread that evaluates. Gate and
+ * up share their input: only CE_FFN_GATE is reported; likewise only CE_ATTN_Q of q, k and v. */
+void ce_engine_set_tap(ce_engine *engine, ce_tap_fn fn, void *user);
+
+/* cffi: end */
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

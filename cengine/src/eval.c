@@ -1,0 +1,250 @@
+/* The forward pass, straight down the paper, over batches of rows from one or more sessions. */
+#include <string.h>
+
+#include "attention.h"
+#include "error.h"
+#include "matmul.h"
+#include "moe.h"
+#include "norm.h"
+#include "rope.h"
+#include "session.h"
+#include "tap.h"
+
+bool ce_pass_run(const ce_pass *pass, int64_t n, ce_chunk_fn *fn, void *ctx) {
+    ce_pool_run(pass->engine->pool, n, fn, ctx, pass->cancel);
+    return !ce_cancelled(pass->cancel);
+}
+
+/* ---- The layers ---- */
+
+static void embed(const ce_pass *pass) {
+    const ce_engine *engine = pass->engine;
+    const ce_scratch *s = &engine->scratch;
+    const ce_matrix table = ce_weight_matrix(&engine->model.token_embd, 0);
+    for (int row = 0; row < pass->n_rows; row++)
+        engine->kernels.dequantize[table.type](s->x + (int64_t)row * table.n_cols,
+                                               ce_matrix_row(&table, s->id[row]), table.n_cols);
+}
+
+static bool project_qkv(const ce_pass *pass, const ce_layer *layer) {
+    const ce_scratch *s = &pass->engine->scratch;
+    const struct {
+        const ce_weight *weight;
+        float *y;
+    } parts[] = {{&layer->q, s->q}, {&layer->k, s->k}, {&layer->v, s->v}};
+    ce_matmul_job jobs[3];
+    for (int i = 0; i < 3; i++)
+        jobs[i] = (ce_matmul_job){.w = ce_weight_matrix(parts[i].weight, 0),
+                                  .x = ce_act_view(&s->norm, 0),
+                                  .n_tokens = pass->n_rows,
+                                  .y = parts[i].y};
+    return ce_matmul(pass, jobs, 3);
+}
+
+static bool project_heads(const ce_pass *pass, const ce_layer *layer) {
+    const ce_scratch *s = &pass->engine->scratch;
+    const ce_matmul_job job = {.w = ce_weight_matrix(&layer->attn_output, 0),
+                               .x = ce_act_view(&s->heads, 0),
+                               .n_tokens = pass->n_rows,
+                               .y = s->proj};
+    return ce_matmul(pass, &job, 1);
+}
+
+static bool run_layer(ce_pass *pass, int i) {
+    ce_scratch *s = &pass->engine->scratch;
+    const ce_layer *layer = &pass->engine->model.layers[i];
+
+    if (!ce_norm_rows(pass, NULL, layer->attn_norm))
+        return false;
+    ce_tap_rows(pass, CE_ATTN_Q, i, &s->norm);
+    if (!project_qkv(pass, layer) || !ce_attention(pass, i) ||
+        !ce_quantize_rows(pass, &s->heads, pass->n_rows))
+        return false;
+    ce_tap_rows(pass, CE_ATTN_OUTPUT, i, &s->heads);
+    return project_heads(pass, layer) && ce_norm_rows(pass, s->proj, layer->ffn_norm) &&
+           ce_feed_forward(pass, i);
+}
+
+/* ---- The head, for the rows whose logits are wanted ---- */
+
+static const ce_item *item_of(const ce_pass *pass, int row) {
+    return &pass->items[pass->engine->scratch.item[row]];
+}
+
+/* Which of the item's logits the row is; negative where they are not wanted. */
+static int64_t logits_index(const ce_pass *pass, int row) {
+    const ce_item *item = item_of(pass, row);
+    const int n_after = item->session->length + item->n_ids - pass->engine->scratch.position[row];
+    return (int64_t)item->n_logits - n_after;
+}
+
+static int list_head_rows(const ce_pass *pass) {
+    int n = 0;
+    for (int row = 0; row < pass->n_rows; row++)
+        if (item_of(pass, row)->status == CE_OK && logits_index(pass, row) >= 0)
+            pass->engine->scratch.head_row[n++] = row;
+    return n;
+}
+
+static bool run_head(const ce_pass *pass) {
+    ce_engine *engine = pass->engine;
+    const ce_scratch *s = &engine->scratch;
+    const size_t n_vocab = (size_t)engine->model.hp.n_vocab;
+    const int n_wanted = list_head_rows(pass);
+    for (int first = 0; first < n_wanted; first += CE_HEAD_ROWS) {
+        const int n = n_wanted - first < CE_HEAD_ROWS ? n_wanted - first : CE_HEAD_ROWS;
+        for (int i = 0; i < n; i++)
+            ce_norm_row(engine, s->head_row[first + i], i, engine->model.output_norm);
+        ce_tap_head(pass, first, n);
+        const ce_matmul_job job = {.w = ce_weight_matrix(&engine->model.output, 0),
+                                   .x = ce_act_view(&s->norm, 0),
+                                   .n_tokens = n,
+                                   .y = s->logits};
+        if (!ce_matmul(pass, &job, 1))
+            return false;
+        for (int i = 0; i < n; i++) {
+            const int row = s->head_row[first + i];
+            float *to = item_of(pass, row)->logits + (size_t)logits_index(pass, row) * n_vocab;
+            memcpy(to, s->logits + (size_t)i * n_vocab, n_vocab * sizeof *to);
+        }
+    }
+    return true;
+}
+
+static bool run_pass(ce_pass *pass) {
+    ce_rope_tables(pass);
+    embed(pass);
+    for (int i = 0; i < pass->engine->model.hp.n_layers; i++)
+        if (!run_layer(pass, i))
+            return false;
+    return run_head(pass);
+}
+
+/* ---- A batch: items in order, cut into passes of at most batch_rows rows ---- */
+
+typedef struct {
+    int item;
+    int offset; /* into that item's ids */
+} cursor;
+
+/* Takes the next rows from the items that have not failed; false when none are left. */
+static bool fill_pass(ce_pass *pass, cursor *at, int n_items) {
+    ce_scratch *s = &pass->engine->scratch;
+    pass->n_rows = 0;
+    while (at->item < n_items && pass->n_rows < pass->engine->batch_rows) {
+        const ce_item *item = &pass->items[at->item];
+        if (item->status != CE_OK || at->offset == item->n_ids) {
+            *at = (cursor){.item = at->item + 1};
+            continue;
+        }
+        s->id[pass->n_rows] = item->ids[at->offset];
+        s->item[pass->n_rows] = at->item;
+        s->position[pass->n_rows] = item->session->length + at->offset;
+        pass->n_rows++;
+        at->offset++;
+    }
+    return pass->n_rows > 0;
+}
+
+static ce_status check_ids(const ce_item *item, int n_vocab, ce_error *err) {
+    for (int i = 0; i < item->n_ids; i++)
+        if (item->ids[i] < 0 || item->ids[i] >= n_vocab)
+            return ce_fail(err, CE_ERR_ARGUMENT,
+                           "token id %d at index %d is outside the vocabulary of %d", item->ids[i],
+                           i, n_vocab);
+    return CE_OK;
+}
+
+static ce_status check_item(const ce_engine *engine, const ce_item *item, ce_error *err) {
+    const ce_session *s = item->session;
+    if (s == NULL || item->ids == NULL || s->engine != engine)
+        return ce_fail(err, CE_ERR_ARGUMENT,
+                       "an item without ids or without a session of this engine");
+    if (item->n_ids < 1 || item->n_logits < 0 || item->n_logits > item->n_ids ||
+        (item->n_logits > 0 && item->logits == NULL))
+        return ce_fail(err, CE_ERR_ARGUMENT, "an item of %d ids cannot give %d logits", item->n_ids,
+                       item->n_logits);
+    if (item->n_ids > s->n_ctx - s->length)
+        return ce_fail(err, CE_ERR_CONTEXT,
+                       "%d positions are taken and %d more asked for, but the context has %d",
+                       s->length, item->n_ids, s->n_ctx);
+    return check_ids(item, engine->model.hp.n_vocab, err);
+}
+
+/* Marks the sessions as held; those that cannot be evaluated get their status. */
+static ce_status take_sessions(ce_engine *engine, ce_item *items, int n_items, bool *held,
+                               ce_error *err) {
+    ce_status first = CE_OK;
+    for (int i = 0; i < n_items; i++) {
+        ce_error *message = first == CE_OK ? err : NULL;
+        ce_session *s = items[i].session;
+        held[i] = false;
+        items[i].status = CE_OK;
+        if (s != NULL && atomic_flag_test_and_set(&s->busy))
+            items[i].status = ce_fail(message, CE_ERR_BUSY,
+                                      "the session is being evaluated already, by another thread "
+                                      "or by another item of this batch");
+        else {
+            held[i] = s != NULL;
+            items[i].status = check_item(engine, &items[i], message);
+        }
+        if (first == CE_OK)
+            first = items[i].status;
+    }
+    return first;
+}
+
+static void finish_sessions(ce_item *items, int n_items, const bool *held, bool cancelled) {
+    for (int i = 0; i < n_items; i++) {
+        if (items[i].status == CE_OK && cancelled)
+            items[i].status = CE_ERR_CANCELLED;
+        if (items[i].status == CE_OK)
+            items[i].session->length += items[i].n_ids;
+        if (held[i])
+            atomic_flag_clear(&items[i].session->busy);
+    }
+}
+
+static ce_status first_failure(const ce_pass *pass, int n_items, ce_error *err) {
+    for (int i = 0; i < n_items; i++)
+        if (pass->items[i].status == CE_ERR_CANCELLED)
+            return ce_fail(err, CE_ERR_CANCELLED, "the evaluation was cancelled");
+        else if (pass->items[i].status == CE_ERR_NUMERIC)
+            return ce_fail(err, CE_ERR_NUMERIC,
+                           "layer %d gave router logits that are not finite at position %d: the "
+                           "weights are damaged, or were quantized beyond their range",
+                           pass->error_layer, pass->error_position);
+    return CE_OK;
+}
+
+ce_status ce_eval(ce_engine *engine, int32_t phase, ce_item *items, int32_t n_items,
+                  ce_error *err) {
+    if (n_items < 1 || n_items > CE_MAX_ITEMS)
+        return ce_fail(err, CE_ERR_ARGUMENT, "a batch has 1 ... %d items, not %d", CE_MAX_ITEMS,
+                       n_items);
+    if (phase != CE_PHASE_PROMPT && phase != CE_PHASE_GENERATED)
+        return ce_fail(err, CE_ERR_ARGUMENT, "phase %d does not exist", phase);
+    ce_status status = ce_pool_lock(engine->pool, err);
+    if (status != CE_OK)
+        return status;
+
+    ce_ok(err);
+    bool held[CE_MAX_ITEMS];
+    status = take_sessions(engine, items, n_items, held, err);
+
+    const atomic_int *flags[CE_MAX_ITEMS];
+    ce_cancel cancel = {.flags = flags};
+    for (int i = 0; i < n_items; i++)
+        if (items[i].status == CE_OK)
+            flags[cancel.n++] = &items[i].session->cancel;
+
+    ce_pass pass = {.engine = engine, .phase = (ce_phase)phase, .cancel = &cancel, .items = items};
+    cursor at = {0};
+    bool cancelled = ce_cancelled(&cancel);
+    while (!cancelled && fill_pass(&pass, &at, n_items))
+        cancelled = !run_pass(&pass);
+
+    finish_sessions(items, n_items, held, cancelled);
+    ce_pool_unlock(engine->pool);
+    return status != CE_OK ? status : first_failure(&pass, n_items, err);
+}

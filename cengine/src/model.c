@@ -1,0 +1,219 @@
+#include "model.h"
+
+#include <math.h>
+#include <stdbool.h>
+#include <string.h>
+
+#include "error.h"
+#include "memory.h"
+
+/* Far above any model in sight, far below what overflows an int. */
+enum {
+    MAX_LAYERS = 1024,
+    MAX_DIM = 1 << 17,
+    MAX_HEADS = 1024,
+    MAX_HEAD_DIM = 1024,
+    MAX_VOCAB = 1 << 22,
+    MAX_EXPERTS = 64
+};
+
+static bool in_range(int32_t x, int32_t lo, int32_t hi) { return x >= lo && x <= hi; }
+
+ce_status ce_check_hparams(const ce_hparams *hp, ce_error *err) {
+    const struct {
+        const char *name;
+        int32_t value, lo, hi;
+    } bounds[] = {
+        {"n_layers", hp->n_layers, 1, MAX_LAYERS},
+        {"dim", hp->dim, 1, MAX_DIM},
+        {"ffn_dim", hp->ffn_dim, 1, MAX_DIM},
+        {"n_heads", hp->n_heads, 1, MAX_HEADS},
+        {"n_kv_heads", hp->n_kv_heads, 1, hp->n_heads},
+        {"head_dim", hp->head_dim, 2, MAX_HEAD_DIM},
+        {"n_vocab", hp->n_vocab, 1, MAX_VOCAB},
+        {"n_experts", hp->n_experts, 0, MAX_EXPERTS},
+        {"n_experts_used", hp->n_experts_used, hp->n_experts > 0 ? 1 : 0, hp->n_experts},
+        {"sliding_window", hp->sliding_window, 0, INT32_MAX},
+    };
+    for (size_t i = 0; i < sizeof bounds / sizeof bounds[0]; i++)
+        if (!in_range(bounds[i].value, bounds[i].lo, bounds[i].hi))
+            return ce_fail(err, CE_ERR_MODEL, "%s is %d, and must be %d ... %d", bounds[i].name,
+                           bounds[i].value, bounds[i].lo, bounds[i].hi);
+    if (hp->n_heads % hp->n_kv_heads != 0)
+        return ce_fail(err, CE_ERR_MODEL, "%d heads cannot share %d KV heads evenly", hp->n_heads,
+                       hp->n_kv_heads);
+    if (hp->head_dim % 2 != 0)
+        return ce_fail(err, CE_ERR_MODEL, "head_dim is %d; rotary embedding needs an even one",
+                       hp->head_dim);
+    if (!(isfinite(hp->norm_eps) && hp->norm_eps > 0))
+        return ce_fail(err, CE_ERR_MODEL, "norm_eps is %g, and must be above 0", hp->norm_eps);
+    if (!(isfinite(hp->rope_theta) && hp->rope_theta > 0))
+        return ce_fail(err, CE_ERR_MODEL, "rope_theta is %g, and must be above 0", hp->rope_theta);
+    return CE_OK;
+}
+
+/* ---- What each role must look like ---- */
+
+typedef struct {
+    const char *name;
+    int64_t n_mats; /* 0: this model has none */
+    int64_t n_rows;
+    int64_t n_cols;
+    bool per_layer;
+    bool is_norm;
+    bool optional;
+} role_shape;
+
+static role_shape shape_of(int role, const ce_hparams *hp) {
+    const int64_t dim = hp->dim, ffn = hp->ffn_dim, hd = hp->head_dim;
+    const int64_t q_rows = hp->n_heads * hd, kv_rows = hp->n_kv_heads * hd;
+    const int64_t n_mats = hp->n_experts > 0 ? hp->n_experts : 1;
+    const role_shape shapes[CE_N_ROLES] = {
+        [CE_TOKEN_EMBD] = {.name = "token_embd", 1, hp->n_vocab, dim},
+        [CE_OUTPUT_NORM] = {.name = "output_norm", 1, 1, dim, .is_norm = true},
+        [CE_OUTPUT] = {.name = "output", 1, hp->n_vocab, dim, .optional = true},
+        [CE_ATTN_NORM] = {.name = "attn_norm", 1, 1, dim, .per_layer = true, .is_norm = true},
+        [CE_ATTN_Q] = {.name = "attn_q", 1, q_rows, dim, .per_layer = true},
+        [CE_ATTN_K] = {.name = "attn_k", 1, kv_rows, dim, .per_layer = true},
+        [CE_ATTN_V] = {.name = "attn_v", 1, kv_rows, dim, .per_layer = true},
+        [CE_ATTN_OUTPUT] = {.name = "attn_output", 1, dim, q_rows, .per_layer = true},
+        [CE_FFN_NORM] = {.name = "ffn_norm", 1, 1, dim, .per_layer = true, .is_norm = true},
+        [CE_FFN_GATE_INP] =
+            {.name = "ffn_gate_inp", hp->n_experts > 0, hp->n_experts, dim, .per_layer = true},
+        [CE_FFN_GATE] = {.name = "ffn_gate", n_mats, ffn, dim, .per_layer = true},
+        [CE_FFN_UP] = {.name = "ffn_up", n_mats, ffn, dim, .per_layer = true},
+        [CE_FFN_DOWN] = {.name = "ffn_down", n_mats, dim, ffn, .per_layer = true},
+    };
+    return shapes[role];
+}
+
+/* Where a role's weight is kept in the model; NULL for the norms. */
+static ce_weight *weight_slot(ce_model *m, int role, int layer) {
+    ce_layer *l = &m->layers[layer];
+    ce_weight *const slots[CE_N_ROLES] = {
+        [CE_TOKEN_EMBD] = &m->token_embd,
+        [CE_OUTPUT] = &m->output,
+        [CE_ATTN_Q] = &l->q,
+        [CE_ATTN_K] = &l->k,
+        [CE_ATTN_V] = &l->v,
+        [CE_ATTN_OUTPUT] = &l->attn_output,
+        [CE_FFN_GATE_INP] = &l->router,
+        [CE_FFN_GATE] = &l->gate,
+        [CE_FFN_UP] = &l->up,
+        [CE_FFN_DOWN] = &l->down,
+    };
+    return slots[role];
+}
+
+static const float **norm_slot(ce_model *m, int role, int layer) {
+    return role == CE_OUTPUT_NORM ? &m->output_norm
+           : role == CE_ATTN_NORM ? &m->layers[layer].attn_norm
+                                  : &m->layers[layer].ffn_norm;
+}
+
+static bool is_bound(ce_model *m, int role, int layer, bool is_norm) {
+    return is_norm ? *norm_slot(m, role, layer) != NULL : weight_slot(m, role, layer)->data != NULL;
+}
+
+/* ---- Binding ---- */
+
+static ce_status check_extents(const ce_tensor *t, const role_shape *s, ce_error *err) {
+    const int64_t want[3] = {s->n_cols, s->n_rows, s->n_mats};
+    bool ok = t->n_dims >= 1 && t->n_dims <= 4;
+    for (int i = 0; ok && i < 4; i++)
+        ok = (i < t->n_dims ? t->ne[i] : 1) == (i < 3 ? want[i] : 1);
+    if (!ok)
+        return ce_fail(err, CE_ERR_MODEL,
+                       "%s of layer %d: expected %lld x %lld x %lld elements, got another shape",
+                       s->name, t->layer, (long long)want[0], (long long)want[1],
+                       (long long)want[2]);
+    uint64_t row_bytes = ce_row_bytes(t->type, s->n_cols);
+    uint64_t want_bytes = ce_mul(row_bytes, ce_mul((uint64_t)s->n_rows, (uint64_t)s->n_mats));
+    if (row_bytes == 0 || t->data == NULL || t->n_bytes != want_bytes)
+        return ce_fail(err, CE_ERR_MODEL,
+                       "%s of layer %d: type %d with rows of %lld takes %llu bytes, got %llu",
+                       s->name, t->layer, t->type, (long long)s->n_cols,
+                       (unsigned long long)want_bytes, (unsigned long long)t->n_bytes);
+    if ((uintptr_t)t->data % sizeof(float) != 0)
+        return ce_fail(err, CE_ERR_MODEL, "%s of layer %d: its data are not aligned to 4 bytes",
+                       s->name, t->layer);
+    return CE_OK;
+}
+
+static ce_status bind_tensor(ce_model *m, const ce_tensor *t, const ce_kernels *kernels,
+                             ce_error *err) {
+    if (!in_range(t->role, 0, CE_N_ROLES - 1))
+        return ce_fail(err, CE_ERR_ARGUMENT, "tensor role %d does not exist", t->role);
+    const role_shape s = shape_of(t->role, &m->hp);
+    if (s.n_mats == 0)
+        return ce_fail(err, CE_ERR_MODEL, "%s of layer %d has no place in a dense model", s.name,
+                       t->layer);
+    if (!in_range(t->layer, 0, s.per_layer ? m->hp.n_layers - 1 : 0))
+        return ce_fail(err, CE_ERR_MODEL, "%s: layer %d does not exist", s.name, t->layer);
+    if (is_bound(m, t->role, t->layer, s.is_norm))
+        return ce_fail(err, CE_ERR_MODEL, "%s of layer %d is given twice", s.name, t->layer);
+    ce_status status = check_extents(t, &s, err);
+    if (status != CE_OK)
+        return status;
+    if (s.is_norm) {
+        if (t->type != CE_TYPE_F32)
+            return ce_fail(err, CE_ERR_MODEL, "%s of layer %d has type %d; norms must be F32",
+                           s.name, t->layer, t->type);
+        *norm_slot(m, t->role, t->layer) = t->data;
+        return CE_OK;
+    }
+    if (!in_range(t->type, 0, CE_MAX_TYPE - 1) ||
+        kernels->matmul[CE_PHASE_PROMPT][t->type].run == NULL)
+        return ce_fail(err, CE_ERR_MODEL, "%s of layer %d has type %d, which has no kernel", s.name,
+                       t->layer, t->type);
+    *weight_slot(m, t->role, t->layer) = (ce_weight){
+        .type = t->type,
+        .n_mats = (int)s.n_mats,
+        .n_rows = (int)s.n_rows,
+        .n_cols = (int)s.n_cols,
+        .row_bytes = ce_row_bytes(t->type, s.n_cols),
+        .data = t->data,
+    };
+    return CE_OK;
+}
+
+static ce_status check_complete(ce_model *m, ce_error *err) {
+    for (int role = 0; role < CE_N_ROLES; role++) {
+        const role_shape s = shape_of(role, &m->hp);
+        if (s.n_mats == 0 || s.optional)
+            continue;
+        for (int layer = 0; layer < (s.per_layer ? m->hp.n_layers : 1); layer++)
+            if (!is_bound(m, role, layer, s.is_norm))
+                return ce_fail(err, CE_ERR_MODEL, "%s of layer %d is missing", s.name, layer);
+    }
+    return CE_OK;
+}
+
+ce_status ce_model_bind(ce_model *model, const ce_hparams *hp, const ce_tensor *tensors,
+                        size_t n_tensors, const ce_kernels *kernels, ce_error *err) {
+    ce_status status = ce_check_hparams(hp, err);
+    if (status != CE_OK)
+        return status;
+    *model = (ce_model){
+        .hp = *hp,
+        .n_experts = hp->n_experts > 0 ? hp->n_experts : 1,
+        .n_used = hp->n_experts > 0 ? hp->n_experts_used : 1,
+        .layers = ce_alloc_zeroed((uint64_t)hp->n_layers * sizeof(ce_layer)),
+    };
+    if (model->layers == NULL)
+        return ce_fail(err, CE_ERR_MEMORY, "out of memory for %d layers", hp->n_layers);
+    for (size_t i = 0; i < n_tensors && status == CE_OK; i++)
+        status = bind_tensor(model, &tensors[i], kernels, err);
+    if (status == CE_OK)
+        status = check_complete(model, err);
+    if (status == CE_OK && model->output.data == NULL)
+        model->output = model->token_embd;
+    if (status != CE_OK)
+        ce_model_unbind(model);
+    return status;
+}
+
+void ce_model_unbind(ce_model *model) {
+    ce_free(model->layers);
+    model->layers = NULL;
+}

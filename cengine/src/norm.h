@@ -1,0 +1,14 @@
+/* RMSNorm of the residual stream (arXiv:1910.07467). */
+#ifndef CE_NORM_H
+#define CE_NORM_H
+
+#include "engine.h"
+
+/* For each row: x += add (where not NULL, [n_rows][dim]), norm = rmsnorm(x) * weight, quantized.
+ * False when cancelled. */
+bool ce_norm_rows(const ce_pass *pass, const float *add, const float *weight);
+
+/* norm row `to` = rmsnorm(x row `from`) * weight, quantized. */
+void ce_norm_row(ce_engine *engine, int64_t from, int64_t to, const float *weight);
+
+#endif

@@ -1,0 +1,246 @@
+/* How a loop runs. The state word holds the loop's number, whether it is open, and how many
+ * workers are inside. A worker enters an open loop by raising the count, and leaves it by
+ * lowering it. When the caller finds no chunk left it closes the loop and waits for those
+ * inside only: a worker that another process keeps off its core is never waited for.
+ *
+ * Both sides spin before they sleep. A decode step has some five loops a layer, a few dozen
+ * microseconds apart, and a futex wake-up costs about as much as such a loop. */
+#define _GNU_SOURCE
+#include "pool.h"
+
+#include <pthread.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "cpu.h"
+#include "error.h"
+#include "memory.h"
+
+#define OPEN       ((uint64_t)1 << 31)
+#define COUNT_MASK (OPEN - 1)
+#define ONE_LOOP   ((uint64_t)1 << 32)
+
+enum { SPIN_NANOSECONDS = 50000, SPINS_PER_LOOK = 64 };
+
+typedef struct {
+    ce_pool *pool;
+    int index; /* 1 ... n_threads - 1 */
+} worker;
+
+struct ce_pool {
+    _Alignas(64) _Atomic uint64_t state;
+    _Alignas(64) _Atomic int64_t next_chunk;
+    /* The loop that is open; written only while it is closed and nobody is inside. */
+    _Alignas(64) int64_t n_chunks;
+    ce_chunk_fn *fn;
+    void *ctx;
+    const ce_cancel *cancel;
+
+    pthread_mutex_t use_lock; /* ce_pool_lock */
+    pthread_mutex_t sleep_lock;
+    pthread_cond_t work, done;
+    atomic_int n_sleeping;      /* workers in `work` */
+    atomic_int caller_sleeping; /* the caller in `done` */
+    atomic_bool quit;
+    bool spin;
+    pid_t pid;
+    int n_threads;
+    int n_started;
+    pthread_t *threads; /* [n_threads - 1] */
+    worker *workers;    /* [n_threads - 1] */
+};
+
+static void relax(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+static int64_t nanoseconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+bool ce_cancelled(const ce_cancel *cancel) {
+    for (int i = 0; cancel != NULL && i < cancel->n; i++)
+        if (atomic_load_explicit(cancel->flags[i], memory_order_relaxed))
+            return true;
+    return false;
+}
+
+static void run_chunks(ce_pool *pool, int thread) {
+    for (;;) {
+        int64_t i = atomic_fetch_add(&pool->next_chunk, 1);
+        if (i >= pool->n_chunks || ce_cancelled(pool->cancel))
+            return;
+        pool->fn(pool->ctx, i, thread);
+    }
+}
+
+/* ---- Waiting: each side names its condition, spins on it, then sleeps on it ---- */
+
+static bool loop_is_open(ce_pool *pool, uint64_t *last_loop) {
+    uint64_t state = atomic_load(&pool->state);
+    return (state & OPEN) != 0 && state / ONE_LOOP != *last_loop;
+}
+
+static bool worker_may_go(ce_pool *pool, uint64_t *last_loop) {
+    return loop_is_open(pool, last_loop) || atomic_load(&pool->quit);
+}
+
+static bool nobody_inside(ce_pool *pool, uint64_t *unused) {
+    (void)unused;
+    return (atomic_load(&pool->state) & COUNT_MASK) == 0;
+}
+
+static void wait_until(ce_pool *pool, bool (*ready)(ce_pool *, uint64_t *), uint64_t *arg,
+                       pthread_cond_t *cond, atomic_int *sleeping) {
+    if (pool->spin) {
+        int64_t end = nanoseconds() + SPIN_NANOSECONDS;
+        do {
+            for (int i = 0; i < SPINS_PER_LOOK; i++) {
+                if (ready(pool, arg))
+                    return;
+                relax();
+            }
+        } while (nanoseconds() < end);
+    }
+    pthread_mutex_lock(&pool->sleep_lock);
+    /* Announced before the condition is read again, and the waker changes the condition before
+     * it reads the announcement: one of the two sees the other. */
+    atomic_fetch_add(sleeping, 1);
+    while (!ready(pool, arg))
+        pthread_cond_wait(cond, &pool->sleep_lock);
+    atomic_fetch_sub(sleeping, 1);
+    pthread_mutex_unlock(&pool->sleep_lock);
+}
+
+static void wake(ce_pool *pool, pthread_cond_t *cond, atomic_int *sleeping) {
+    if (atomic_load(sleeping) > 0) {
+        pthread_mutex_lock(&pool->sleep_lock);
+        pthread_cond_broadcast(cond);
+        pthread_mutex_unlock(&pool->sleep_lock);
+    }
+}
+
+/* ---- Workers ---- */
+
+static bool enter(ce_pool *pool, uint64_t *last_loop) {
+    uint64_t state = atomic_load(&pool->state);
+    while ((state & OPEN) != 0 && state / ONE_LOOP != *last_loop)
+        if (atomic_compare_exchange_weak(&pool->state, &state, state + 1)) {
+            *last_loop = state / ONE_LOOP;
+            return true;
+        }
+    return false;
+}
+
+static void *worker_main(void *arg) {
+    worker *self = arg;
+    ce_pool *pool = self->pool;
+    uint64_t last_loop = 0;
+    for (;;) {
+        wait_until(pool, worker_may_go, &last_loop, &pool->work, &pool->n_sleeping);
+        if (atomic_load(&pool->quit))
+            return NULL;
+        if (!enter(pool, &last_loop))
+            continue;
+        run_chunks(pool, self->index);
+        if ((atomic_fetch_sub(&pool->state, 1) & COUNT_MASK) == 1)
+            wake(pool, &pool->done, &pool->caller_sleeping);
+    }
+}
+
+void ce_pool_run(ce_pool *pool, int64_t n_chunks, ce_chunk_fn *fn, void *ctx,
+                 const ce_cancel *cancel) {
+    pool->n_chunks = n_chunks;
+    pool->fn = fn;
+    pool->ctx = ctx;
+    pool->cancel = cancel;
+    atomic_store(&pool->next_chunk, 0);
+    if (n_chunks <= 1 || pool->n_threads == 1) {
+        run_chunks(pool, 0);
+        return;
+    }
+    uint64_t loop = atomic_load(&pool->state) / ONE_LOOP + 1;
+    if (loop > UINT32_MAX)
+        loop = 1; /* 0 is what a worker that has seen no loop holds */
+    atomic_store(&pool->state, loop * ONE_LOOP | OPEN);
+    wake(pool, &pool->work, &pool->n_sleeping);
+    run_chunks(pool, 0);
+    atomic_fetch_and(&pool->state, ~OPEN);
+    wait_until(pool, nobody_inside, NULL, &pool->done, &pool->caller_sleeping);
+}
+
+/* ---- Life ---- */
+
+ce_status ce_pool_create(int n_threads, ce_pool **out, ce_error *err) {
+    ce_pool *pool = ce_alloc_zeroed(sizeof *pool);
+    if (pool == NULL)
+        return ce_fail(err, CE_ERR_MEMORY, "out of memory for the thread pool");
+    pool->n_threads = n_threads;
+    pool->pid = getpid();
+    /* More threads than cores: a spinning thread would only keep a working one waiting. */
+    pool->spin = n_threads <= ce_default_threads();
+    pthread_mutex_init(&pool->use_lock, NULL);
+    pthread_mutex_init(&pool->sleep_lock, NULL);
+    pthread_cond_init(&pool->work, NULL);
+    pthread_cond_init(&pool->done, NULL);
+    uint64_t n_workers = (uint64_t)n_threads - 1;
+    pool->threads = ce_alloc(n_workers * sizeof *pool->threads);
+    pool->workers = ce_alloc(n_workers * sizeof *pool->workers);
+    if (pool->threads == NULL || pool->workers == NULL) {
+        ce_pool_free(pool);
+        return ce_fail(err, CE_ERR_MEMORY, "out of memory for %d threads", n_threads);
+    }
+    for (int i = 0; i < n_threads - 1; i++) {
+        pool->workers[i] = (worker){.pool = pool, .index = i + 1};
+        int code = pthread_create(&pool->threads[i], NULL, worker_main, &pool->workers[i]);
+        if (code != 0) {
+            ce_pool_free(pool);
+            return ce_fail(err, CE_ERR_THREADS, "cannot start thread %d of %d: %s", i + 2,
+                           n_threads, strerror(code));
+        }
+        pool->n_started++;
+    }
+    *out = pool;
+    return CE_OK;
+}
+
+void ce_pool_free(ce_pool *pool) {
+    if (pool == NULL)
+        return;
+    /* In a forked child there is nobody to join, and the locks are in an unknown state. */
+    if (pool->pid == getpid()) {
+        pthread_mutex_lock(&pool->sleep_lock);
+        atomic_store(&pool->quit, true);
+        pthread_cond_broadcast(&pool->work);
+        pthread_mutex_unlock(&pool->sleep_lock);
+        for (int i = 0; i < pool->n_started; i++)
+            pthread_join(pool->threads[i], NULL);
+        pthread_cond_destroy(&pool->work);
+        pthread_cond_destroy(&pool->done);
+        pthread_mutex_destroy(&pool->sleep_lock);
+        pthread_mutex_destroy(&pool->use_lock);
+    }
+    ce_free(pool->threads);
+    ce_free(pool->workers);
+    ce_free(pool);
+}
+
+int ce_pool_threads(const ce_pool *pool) { return pool->n_threads; }
+
+ce_status ce_pool_lock(ce_pool *pool, ce_error *err) {
+    if (pool->pid != getpid())
+        return ce_fail(err, CE_ERR_FORKED,
+                       "the model was loaded before this process was forked; its threads stayed in "
+                       "the parent: load the model in the child");
+    pthread_mutex_lock(&pool->use_lock);
+    return CE_OK;
+}
+
+void ce_pool_unlock(ce_pool *pool) { pthread_mutex_unlock(&pool->use_lock); }

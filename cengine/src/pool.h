@@ -1,0 +1,40 @@
+/* The engine's threads: a parallel loop over chunks that are handed out one by one, so that a
+ * slow or busy core takes fewer of them. */
+#ifndef CE_POOL_H
+#define CE_POOL_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "cengine.h"
+
+typedef struct ce_pool ce_pool;
+
+/* One chunk of a loop; `thread` is 0 ... n_threads - 1, the caller being 0. */
+typedef void ce_chunk_fn(void *ctx, int64_t chunk, int thread);
+
+/* Flags that any thread may raise to have a loop's remaining chunks skipped. */
+typedef struct {
+    const atomic_int *const *flags; /* [n] */
+    int n;
+} ce_cancel;
+
+bool ce_cancelled(const ce_cancel *cancel);
+
+/* n_threads - 1 threads are started; the caller of ce_pool_run is the other one. */
+ce_status ce_pool_create(int n_threads, ce_pool **out, ce_error *err);
+void ce_pool_free(ce_pool *pool);
+int ce_pool_threads(const ce_pool *pool);
+
+/* Exclusive use of the pool, from any thread. CE_ERR_FORKED in a process that was forked after
+ * the pool was created: its threads stayed behind in the parent. */
+ce_status ce_pool_lock(ce_pool *pool, ce_error *err);
+void ce_pool_unlock(ce_pool *pool);
+
+/* fn(ctx, i, thread) for every i < n_chunks, in no order; returns when all are done, or, once
+ * `cancel` (may be NULL) is raised, when the chunks under way are. The lock must be held. */
+void ce_pool_run(ce_pool *pool, int64_t n_chunks, ce_chunk_fn *fn, void *ctx,
+                 const ce_cancel *cancel);
+
+#endif

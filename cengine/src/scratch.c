@@ -1,0 +1,70 @@
+#include "engine.h"
+
+ce_acts ce_act_view(const ce_act_rows *a, int64_t first_row) {
+    const int64_t n_blocks = a->n_cols / CE_ACT_BLOCK;
+    return (ce_acts){
+        .f32 = a->f32 + first_row * a->n_cols,
+        .q = a->q + first_row * a->n_cols,
+        .scale = a->scale + first_row * n_blocks,
+        .sum = a->sum + first_row * n_blocks,
+    };
+}
+
+static float *take_floats(ce_arena *arena, uint64_t rows, uint64_t cols) {
+    return ce_arena_take(arena, ce_mul(rows, cols), sizeof(float));
+}
+
+static int32_t *take_ints(ce_arena *arena, uint64_t n) {
+    return ce_arena_take(arena, n, sizeof(int32_t));
+}
+
+static ce_act_rows take_acts(ce_arena *arena, uint64_t rows, int n_cols) {
+    const uint64_t cols = (uint64_t)n_cols, n_blocks = cols / CE_ACT_BLOCK;
+    return (ce_act_rows){
+        .f32 = take_floats(arena, rows, cols),
+        .q = ce_arena_take(arena, ce_mul(rows, cols), sizeof(int8_t)),
+        .scale = take_floats(arena, rows, n_blocks),
+        .sum = take_ints(arena, ce_mul(rows, n_blocks)),
+        .n_cols = n_cols,
+        .quantized = n_cols % CE_ACT_BLOCK == 0,
+    };
+}
+
+void ce_scratch_lay_out(ce_scratch *s, ce_arena *arena, const ce_hparams *hp, int batch_rows,
+                        int n_threads) {
+    const uint64_t rows = (uint64_t)batch_rows, dim = (uint64_t)hp->dim;
+    const uint64_t n_experts = hp->n_experts > 0 ? (uint64_t)hp->n_experts : 1;
+    const uint64_t n_used = hp->n_experts > 0 ? (uint64_t)hp->n_experts_used : 1;
+    const uint64_t pairs = rows * n_used;
+    const uint64_t half_head = (uint64_t)hp->head_dim / 2;
+    const uint64_t kv_cols = (uint64_t)hp->n_kv_heads * (uint64_t)hp->head_dim;
+    const int q_cols = hp->n_heads * hp->head_dim;
+    *s = (ce_scratch){
+        .id = take_ints(arena, rows),
+        .item = take_ints(arena, rows),
+        .position = take_ints(arena, rows),
+        .rope_cos = take_floats(arena, rows, half_head),
+        .rope_sin = take_floats(arena, rows, half_head),
+        .x = take_floats(arena, rows, dim),
+        .norm = take_acts(arena, rows, hp->dim),
+        .q = take_floats(arena, rows, (uint64_t)q_cols),
+        .k = take_floats(arena, rows, kv_cols),
+        .v = take_floats(arena, rows, kv_cols),
+        .heads = take_acts(arena, rows, q_cols),
+        .proj = take_floats(arena, rows, dim),
+        .router_logits = take_floats(arena, rows, n_experts),
+        .chosen = take_ints(arena, pairs),
+        .chosen_weight = take_floats(arena, rows, n_used),
+        .pair_of = take_ints(arena, pairs),
+        .pair_row = take_ints(arena, pairs),
+        .pair_item = take_ints(arena, pairs),
+        .pair_position = take_ints(arena, pairs),
+        .expert_begin = take_ints(arena, n_experts + 1),
+        .expert_in = take_acts(arena, pairs, hp->dim),
+        .hidden = take_acts(arena, pairs, hp->ffn_dim),
+        .expert_out = take_floats(arena, pairs, dim),
+        .up_tile = take_floats(arena, ce_mul((uint64_t)n_threads, pairs), CE_CHUNK_ROWS),
+        .head_row = take_ints(arena, rows),
+        .logits = take_floats(arena, CE_HEAD_ROWS, (uint64_t)hp->n_vocab),
+    };
+}
