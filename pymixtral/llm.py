@@ -1,0 +1,392 @@
+"""The library: load a model, generate, chat, look at logits."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal, Self, overload
+
+import numpy as np
+
+from pymixtral.chat import encode_chat
+from pymixtral.engine import Engine, EngineOptions, Logits, Phase
+from pymixtral.errors import ContextError
+from pymixtral.generate import FinishReason, Generation, Timeline
+from pymixtral.loader import ModelFile, create_engine, open_model
+from pymixtral.memory import MemoryNeed
+from pymixtral.sampling import SamplingParams
+from pymixtral.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a request took.
+
+    Attributes:
+        prompt_tokens: tokens of the prompt, of which `cached_tokens` were known from an earlier
+            request and not evaluated again.
+        completion_tokens: tokens generated.
+        prompt_seconds, generation_seconds: time spent on either.
+    """
+
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    prompt_seconds: float
+    generation_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A generated token's log-probability, and the most likely tokens at its place.
+
+    They are of the model's own distribution, before penalties and temperature.
+    """
+
+    token_id: int
+    logprob: float
+    top: list[tuple[int, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """An answer.
+
+    Attributes:
+        text: without the stop text that ended it, if one did.
+        token_ids: without the EOS or stop id that ended it, if one did.
+        finish_reason: "stop", or "length" where max_tokens or the context ended it.
+        usage: token counts and times.
+        logprobs: one entry for each of token_ids, where `SamplingParams.logprobs` asked for them.
+    """
+
+    text: str
+    token_ids: list[int]
+    finish_reason: FinishReason
+    usage: Usage
+    logprobs: list[TokenLogprob] | None
+
+
+class CompletionStream(Iterator[str]):
+    """An answer's pieces of text as they come; afterwards `completion` is the whole."""
+
+    def __init__(self, generation: Generation, pieces: Generator[str, None, None]) -> None:
+        self._generation = generation
+        self._pieces = pieces
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+    def close(self) -> None:
+        """End the answer here, and give its session back."""
+        self._pieces.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    @property
+    def token_ids(self) -> list[int]:
+        """Ids generated so far."""
+        return list(self._generation.token_ids)
+
+    @property
+    def completion(self) -> Completion:
+        """The answer so far as one object; `finish_reason` is "length" if it was cut short."""
+        generation = self._generation
+        return Completion(
+            text=generation.text,
+            token_ids=list(generation.token_ids),
+            finish_reason=generation.finish_reason or "length",
+            usage=Usage(
+                prompt_tokens=generation.n_prompt,
+                cached_tokens=generation.n_cached,
+                completion_tokens=len(generation.token_ids),
+                prompt_seconds=generation.prompt_seconds,
+                generation_seconds=generation.generation_seconds,
+            ),
+            logprobs=_logprobs(generation),
+        )
+
+
+def _logprobs(generation: Generation) -> list[TokenLogprob] | None:
+    found = [
+        TokenLogprob(sampled.id, sampled.logprob, sampled.top_logprobs)
+        for sampled in generation.sampled
+        if sampled.logprob is not None and sampled.top_logprobs is not None
+    ]
+    return found if generation.params.logprobs is not None else None
+
+
+class LLM:
+    """A loaded model.
+
+    Several threads may use one LLM at once; each request has a session (a KV cache) of its own, and
+    their evaluations take turns. The last finished request's session is kept: a request that begins
+    with the same tokens, as the next turn of a chat does, goes on from there.
+
+    Args:
+        model: a GGUF file; without one, the storyteller that ships with the package.
+        n_ctx: positions of context; default min(the model's, 8192).
+        threads: default: as many as CPU affinity and the cgroup's quota allow.
+        tier: instruction-set tier; default $PYMIXTRAL_TIER, or the best that the CPU has.
+        kv_type: "f16" or "f32", elements of the KV cache.
+        batch_rows: prompt tokens that go through the layers together; default 512.
+        use_mmap: map the file, so that its pages are shared and loaded on demand; False reads it
+            into memory, which a file that others may truncate needs.
+        reproducible: the same request gives the same tokens whatever was asked before. (By default
+            a chat's next turn builds on the keys and values of the generated answer, which differ
+            in their last bits from those that a prompt pass would compute.)
+        check_memory: refuse a model that does not fit the memory that is available.
+
+    Raises:
+        ModelLoadError, FormatError: the file cannot be read, is malformed or not supported.
+        InsufficientMemoryError: it does not fit.
+        ParameterError: an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | None = None,
+        *,
+        n_ctx: int | None = None,
+        threads: int | None = None,
+        tier: str | None = None,
+        kv_type: str = "f16",
+        batch_rows: int | None = None,
+        use_mmap: bool = True,
+        reproducible: bool = False,
+        check_memory: bool = True,
+    ) -> None:
+        options = EngineOptions(threads=threads, batch_rows=batch_rows, tier=tier)
+        self._file = open_model(model, use_mmap=use_mmap)
+        try:
+            self.n_ctx = self._file.choose_n_ctx(n_ctx)
+            self.tokenizer = Tokenizer(self._file.vocabulary)
+            self.memory_need: MemoryNeed = self._file.memory_need(self.n_ctx, kv_type, options)
+            self.engine: Engine = create_engine(
+                self._file,
+                n_ctx=self.n_ctx,
+                kv_type=kv_type,
+                options=options,
+                check_memory=check_memory,
+            )
+        except BaseException:
+            self._file.gguf.close()
+            raise
+        self._kv_type = kv_type
+        self._reproducible = reproducible
+        self._lock = threading.Lock()
+        self._idle: Timeline | None = None
+
+    # ---- Facts ----
+
+    @property
+    def file(self) -> ModelFile:
+        """The file's hyperparameters, vocabulary and metadata."""
+        return self._file
+
+    @property
+    def n_vocab(self) -> int:
+        """Number of tokens, and of logits."""
+        return self._file.hparams.n_vocab
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What was assumed or repaired while loading, a line each."""
+        return (*self._file.hparams.warnings, *self.tokenizer.warnings)
+
+    # ---- Text and ids ----
+
+    def tokenize(self, text: str, add_bos: bool = False) -> list[int]:
+        """Ids of a text, in which nothing is special: "</s>" is four characters."""
+        return self.tokenizer.encode(text, add_bos=add_bos)
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """Text of ids; a leading space is kept."""
+        return self.tokenizer.decode(ids)
+
+    def encode_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Any] | None = None,
+        version: str | None = None,
+    ) -> list[int]:
+        """Ids of a conversation; see `pymixtral.chat.encode_chat`."""
+        return encode_chat(self.tokenizer, messages, tools, version)
+
+    # ---- Requests ----
+
+    @overload
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        params: SamplingParams | None = None,
+        *,
+        stream: Literal[False] = False,
+    ) -> Completion: ...
+    @overload
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        params: SamplingParams | None = None,
+        *,
+        stream: Literal[True],
+    ) -> CompletionStream: ...
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        params: SamplingParams | None = None,
+        *,
+        stream: bool = False,
+    ) -> Completion | CompletionStream:
+        """Continue a text as it is, without a template.
+
+        Args:
+            prompt: a text, which gets a BOS where the model wants one, or ids, used as they are.
+            params: how to sample, and where to stop; default `SamplingParams()`.
+            stream: return the pieces as they come.
+
+        Raises:
+            ContextError: the prompt does not fit the context.
+            ParameterError: a parameter does not fit the vocabulary.
+            EngineError: the model gave logits that are no numbers.
+        """
+        add_bos = self._file.vocabulary.add_bos
+        ids = self.tokenize(prompt, add_bos) if isinstance(prompt, str) else list(prompt)
+        return self._answer(ids, params, stream, strip_leading_space=False)
+
+    @overload
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        params: SamplingParams | None = None,
+        *,
+        stream: Literal[False] = False,
+    ) -> Completion: ...
+    @overload
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        params: SamplingParams | None = None,
+        *,
+        stream: Literal[True],
+    ) -> CompletionStream: ...
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        params: SamplingParams | None = None,
+        *,
+        stream: bool = False,
+    ) -> Completion | CompletionStream:
+        """Answer a conversation.
+
+        Args:
+            messages: {"role": "system" | "user" | "assistant", "content": text}, in order.
+            params, stream: as in `generate`.
+
+        Raises:
+            ChatError: the messages are no conversation that the template can express.
+            As `generate`.
+        """
+        return self.answer(self.encode_chat(messages), params, stream=stream)
+
+    def answer(
+        self,
+        chat_ids: Sequence[int],
+        params: SamplingParams | None = None,
+        *,
+        stream: bool = False,
+    ) -> Completion | CompletionStream:
+        """Like `chat`, for a conversation that is encoded already."""
+        return self._answer(list(chat_ids), params, stream, strip_leading_space=True)
+
+    def logits(self, ids: Sequence[int], phase: Phase = Phase.PROMPT) -> Logits:
+        """Logits after each id, in a session of their own: (len(ids), n_vocab) float32.
+
+        Args:
+            ids: token ids, used as they are, at most `n_ctx`.
+            phase: which kernels to use; `Phase.GENERATED` are those that generation runs.
+
+        Raises:
+            ContextError: more ids than the context has positions.
+        """
+        if len(ids) > self.n_ctx:
+            raise ContextError(f"{len(ids)} ids do not fit the context of {self.n_ctx}")
+        if len(ids) == 0:
+            return np.empty((0, self.n_vocab), dtype=np.float32)
+        session = self.engine.session(len(ids), self._kv_type)
+        try:
+            return session.eval(ids, phase, n_logits=len(ids))
+        finally:
+            session.close()
+
+    # ---- Inside ----
+
+    def _answer(
+        self,
+        ids: list[int],
+        params: SamplingParams | None,
+        stream: bool,
+        *,
+        strip_leading_space: bool,
+    ) -> Completion | CompletionStream:
+        generation = Generation(
+            ids,
+            params or SamplingParams(),
+            self.tokenizer,
+            self.n_ctx,
+            strip_leading_space=strip_leading_space,
+        )
+        result = CompletionStream(generation, self._run(generation))
+        if stream:
+            return result
+        for _ in result:
+            pass
+        return result.completion
+
+    def _run(self, generation: Generation) -> Generator[str, None, None]:
+        timeline = self._take_timeline()
+        try:
+            yield from generation.pieces(timeline)
+        finally:
+            self._give_back(timeline)
+
+    def _take_timeline(self) -> Timeline:
+        """The idle one, or a new one where another request has it."""
+        with self._lock:
+            timeline, self._idle = self._idle, None
+        if timeline is not None:
+            return timeline
+        return Timeline(self.engine.session(self.n_ctx, self._kv_type), self._reproducible)
+
+    def _give_back(self, timeline: Timeline) -> None:
+        """Keeps one timeline for the next request; of two, the one that finished last."""
+        with self._lock:
+            previous, self._idle = self._idle, timeline
+        if previous is not None:
+            previous.session.close()
+
+    def close(self) -> None:
+        """Cancel what runs and free the model. Closing twice is allowed."""
+        self.engine.close()
+        self._file.gguf.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,122 @@
+"""From a file's name to an engine: what is in the file, whether it fits, and binding it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from pymixtral import engine as ce
+from pymixtral.errors import ModelLoadError, ParameterError
+from pymixtral.formats.gguf import GGUFFile, open_gguf
+from pymixtral.formats.hparams import HParams, read_hparams
+from pymixtral.formats.names import parse_name
+from pymixtral.formats.vocabulary import Vocabulary, read_vocabulary
+from pymixtral.memory import MemoryNeed, available_bytes, check_fits
+
+DEFAULT_MAX_CTX = 8192
+SHIPPED_MODEL = "storyteller-Q8_0.gguf"
+
+
+def shipped_model() -> Path:
+    """The storyteller, a Mixtral in miniature that is part of the package."""
+    return Path(str(files("pymixtral") / "models" / SHIPPED_MODEL))
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """A model whose headers have been read and checked; its weights are untouched.
+
+    Attributes:
+        gguf: the open file.
+        hparams, vocabulary: what it says.
+    """
+
+    gguf: GGUFFile
+    hparams: HParams
+    vocabulary: Vocabulary
+
+    @property
+    def weight_bytes(self) -> int:
+        return sum(tensor.n_bytes for tensor in self.gguf.tensors.values())
+
+    def memory_need(
+        self, n_ctx: int, kv_type: str = "f16", options: ce.EngineOptions | None = None
+    ) -> MemoryNeed:
+        """What running it takes."""
+        return MemoryNeed(
+            weights=self.weight_bytes,
+            kv_cache=ce.kv_bytes(self.hparams, n_ctx, kv_type),
+            scratch=ce.scratch_bytes(self.hparams, options or ce.EngineOptions()),
+        )
+
+    def choose_n_ctx(self, n_ctx: int | None) -> int:
+        """The context to use: `n_ctx`, or else min(the model's, 8192).
+
+        Raises:
+            ParameterError: out of 1 to the model's own.
+        """
+        longest = self.hparams.n_ctx_train
+        if n_ctx is None:
+            return min(longest, DEFAULT_MAX_CTX)
+        if not 1 <= n_ctx <= longest:
+            raise ParameterError(f"n_ctx must be 1 to {longest} (the model's), not {n_ctx}")
+        return n_ctx
+
+
+def open_model(path: str | os.PathLike[str] | None = None, *, use_mmap: bool = True) -> ModelFile:
+    """Open a GGUF file (the shipped model, without a path) and read its headers.
+
+    Raises:
+        ModelLoadError: there is no such file, or it cannot be read.
+        FormatError: the file is malformed, or asks for what is not supported.
+    """
+    path = shipped_model() if path is None else Path(path)
+    if path.is_dir():
+        raise ModelLoadError(f"{path} is a folder; name the GGUF file")
+    try:
+        gguf = open_gguf(path, use_mmap=use_mmap)
+    except OSError as error:
+        raise ModelLoadError(f"cannot open {path}: {error.strerror or error}") from error
+    try:
+        return ModelFile(gguf, read_hparams(gguf), read_vocabulary(gguf))
+    except BaseException:
+        gguf.close()
+        raise
+
+
+def create_engine(
+    model: ModelFile,
+    *,
+    n_ctx: int,
+    kv_type: str = "f16",
+    options: ce.EngineOptions | None = None,
+    check_memory: bool = True,
+) -> ce.Engine:
+    """Bind a model's tensors to an engine.
+
+    Raises:
+        InsufficientMemoryError: it does not fit, which is found out before anything is loaded.
+        ModelLoadError: a tensor's type has no kernel.
+    """
+    if check_memory:
+        check_fits(model.memory_need(n_ctx, kv_type, options), n_ctx, available_bytes())
+    return ce.Engine(model.hparams, _engine_tensors(model.gguf), options)
+
+
+def _engine_tensors(gguf: GGUFFile) -> list[ce.EngineTensor]:
+    supported = ce.TENSOR_TYPES.values()
+    tensors = []
+    for name, info in gguf.tensors.items():
+        place = parse_name(name)
+        if place is None:
+            raise gguf.error(f"tensor {name}", "is not understood")
+        if info.type not in supported:
+            raise ModelLoadError(
+                f"{gguf.path}: tensor {name} has type {info.type_name}, which cannot be run yet; "
+                f"these can: {', '.join(ce.TENSOR_TYPES)}"
+            )
+        role, layer = place
+        tensors.append(ce.EngineTensor(role, layer or 0, info.type, info.ne, gguf.data(name)))
+    return tensors
