@@ -7,6 +7,9 @@ BUILD   ?= build/c
 CLANG_FORMAT ?= clang-format-19
 SANITIZE_FLAGS = -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -O1
 
+# What reaches C; the rest of the suite is Python alone.
+ASAN_TESTS ?= tests/unit tests/golden tests/attacks
+
 INCLUDES  = -Icengine/include -Icengine/kernels -Icengine/src -Icengine
 HEADERS   = $(wildcard cengine/*.h cengine/*/*.h tests/c/*.h)
 C_FILES   = $(wildcard cengine/*/*.c tests/c/*.c) $(HEADERS)
@@ -42,7 +45,9 @@ tsan: ## the thread pool's check under ThreadSanitizer
 
 asan: ## C checks and Python suite under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(MAKE) BUILD=build/asan CFLAGS_EXTRA='$(SANITIZE_FLAGS)' check-c
-	PYTHON=$(PYTHON) tests/run_asan.sh '$(SANITIZE_FLAGS)'
+	CC=$(CC) CFLAGS='$(SANITIZE_FLAGS)' LDFLAGS='$(SANITIZE_FLAGS)' $(PYTHON) setup.py -q build -b build/asan/setup --build-lib build/asan/site
+	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/asan/site PYTHONMALLOC=malloc \
+	    $(PYTHON) -m pytest -q -p no:cacheprovider $(ASAN_TESTS)
 
 bench: ## the kernels' speed, then the engine's on the model that ships
 	$(MAKE) $(BUILD)/check_kernels

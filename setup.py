@@ -70,6 +70,7 @@ class Abi3Wheel(bdist_wheel):
 
 
 setup(
+    include_package_data=False,  # package_data below says it all
     packages=["pymixtral", "pymixtral.cli", "pymixtral.formats"],
     package_dir={"pymixtral": "pymixtral", "pymixtral.formats": "formats"},
     package_data={"pymixtral": ["py.typed", "models/*"]},

@@ -12,7 +12,7 @@ from typing import Any, Literal, Self, overload
 import numpy as np
 
 from pymixtral.chat import encode_chat
-from pymixtral.engine import Engine, EngineOptions, Logits, Phase
+from pymixtral.engine import Engine, EngineOptions, Logits, Phase, Session
 from pymixtral.errors import ContextError
 from pymixtral.generate import FinishReason, Generation, Timeline
 from pymixtral.loader import ModelFile, create_engine, open_model
@@ -297,8 +297,25 @@ class LLM:
             ChatError: the messages are no conversation that the template can express.
             As `generate`.
         """
-        return self.answer(self.encode_chat(messages), params, stream=stream)
+        ids = self.encode_chat(messages)
+        return self._answer(ids, params, stream, strip_leading_space=True)
 
+    @overload
+    def answer(
+        self,
+        chat_ids: Sequence[int],
+        params: SamplingParams | None = None,
+        *,
+        stream: Literal[False] = False,
+    ) -> Completion: ...
+    @overload
+    def answer(
+        self,
+        chat_ids: Sequence[int],
+        params: SamplingParams | None = None,
+        *,
+        stream: Literal[True],
+    ) -> CompletionStream: ...
     def answer(
         self,
         chat_ids: Sequence[int],
@@ -323,11 +340,19 @@ class LLM:
             raise ContextError(f"{len(ids)} ids do not fit the context of {self.n_ctx}")
         if len(ids) == 0:
             return np.empty((0, self.n_vocab), dtype=np.float32)
-        session = self.engine.session(len(ids), self._kv_type)
+        session = self.new_session(len(ids))
         try:
             return session.eval(ids, phase, n_logits=len(ids))
         finally:
             session.close()
+
+    def new_session(self, n_ctx: int | None = None) -> Session:
+        """An empty session with this model's kind of KV cache, to evaluate ids without sampling.
+
+        Args:
+            n_ctx: positions that there is room for; default `self.n_ctx`.
+        """
+        return self.engine.session(self.n_ctx if n_ctx is None else n_ctx, self._kv_type)
 
     # ---- Inside ----
 
@@ -366,7 +391,7 @@ class LLM:
             timeline, self._idle = self._idle, None
         if timeline is not None:
             return timeline
-        return Timeline(self.engine.session(self.n_ctx, self._kv_type), self._reproducible)
+        return Timeline(self.new_session(), self._reproducible)
 
     def _give_back(self, timeline: Timeline) -> None:
         """Keeps one timeline for the next request; of two, the one that finished last."""

@@ -1,0 +1,79 @@
+"""Tiny random models bound to an engine directly, in any weight type."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from reference.tiny import WEIGHT_STD, TinyModel, Weights, random_weights
+
+from pymixtral.engine import TENSOR_TYPES, Engine, EngineOptions, EngineTensor
+from pymixtral.formats.blocks import TYPES
+from pymixtral.formats.names import parse_name
+
+# A Mixtral whose every matrix can be cut into 256-column blocks.
+BLOCK_MODEL = TinyModel(
+    n_heads=8, n_kv_heads=2, head_dim=32, dim=256, ffn_dim=256, n_experts=5, n_experts_used=2,
+    n_vocab=333, n_layers=2,
+)  # fmt: skip
+
+# Where a block's float16 scales are, in bytes, and about the largest weight at scale 1.
+_SCALES: dict[str, tuple[tuple[int, ...], float]] = {
+    "Q4_0": ((0,), 8),
+    "Q8_0": ((0,), 127),
+    "Q4_K": ((0, 2), 63 * 15),
+    "Q5_K": ((0, 2), 63 * 31),
+    "Q6_K": ((208,), 127 * 32),
+}
+
+
+def random_blocks(
+    type_name: str, n_weights: int, random: np.random.RandomState
+) -> NDArray[np.uint8]:
+    """Random bytes of a block type, with scales that keep weights at about WEIGHT_STD."""
+    block = TYPES[TENSOR_TYPES[type_name]]
+    n_blocks = n_weights // block.block_size
+    data = random.randint(0, 256, (n_blocks, block.type_size)).astype(np.uint8)
+    offsets, largest = _SCALES[type_name]
+    for offset in offsets:
+        scale = random.uniform(0.5, 1.5, n_blocks) * 3 * WEIGHT_STD / largest
+        data[:, offset : offset + 2] = scale.astype("<f2").view(np.uint8).reshape(-1, 2)
+    return data.ravel()
+
+
+def encode(type_name: str, weight: NDArray[np.float32], random: np.random.RandomState) -> bytes:
+    """`weight` in a float type; for block types random blocks of the same size."""
+    if type_name == "F32":
+        return weight.tobytes()
+    if type_name == "F16":
+        return weight.astype("<f2").tobytes()
+    if type_name == "BF16":
+        return (weight.view(np.uint32) >> 16).astype("<u2").tobytes()
+    return random_blocks(type_name, weight.size, random).tobytes()
+
+
+def tiny_engine(
+    model: TinyModel = BLOCK_MODEL,
+    type_name: str = "F32",
+    options: EngineOptions | None = None,
+    weights: Weights | None = None,
+) -> Engine:
+    """An engine whose matrices are of `type_name`; norms and router are F32."""
+    random = np.random.RandomState(model.seed)
+    tensors = []
+    for name, weight in (random_weights(model) if weights is None else weights).items():
+        place = parse_name(name)
+        assert place is not None, name
+        keep = weight.ndim == 1 or "gate_inp" in name
+        tensor_type = "F32" if keep else type_name
+        data = encode(tensor_type, weight, random)
+        role, layer = place
+        tensors.append(
+            EngineTensor(
+                role,
+                layer or 0,
+                TENSOR_TYPES[tensor_type],
+                tuple(reversed(weight.shape)),
+                memoryview(data),
+            )
+        )
+    return Engine(model, tensors, options)

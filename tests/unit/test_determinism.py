@@ -1,0 +1,119 @@
+"""The promise: the same ids give the same bytes, whatever the threads, the batch and the cuts."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from reference.tiny import random_ids
+from reference.tiny_engine import BLOCK_MODEL, tiny_engine
+
+from pymixtral.engine import TENSOR_TYPES, Engine, EngineOptions, EvalItem, Phase, tiers
+
+SUPPORTED_TIERS = [name for name, supported in tiers().items() if supported]
+IDS = random_ids(BLOCK_MODEL, 41)
+N_CTX = 64
+
+pytestmark = [
+    pytest.mark.parametrize("type_name", TENSOR_TYPES),
+    pytest.mark.parametrize("tier", SUPPORTED_TIERS),
+    pytest.mark.parametrize("phase", list(Phase), ids=lambda phase: phase.name.lower()),
+]
+
+
+@cache
+def shared_engine(type_name: str, tier: str) -> Engine:
+    return tiny_engine(type_name=type_name, options=EngineOptions(threads=2, tier=tier))
+
+
+@pytest.fixture
+def engine(type_name: str, tier: str) -> Engine:
+    return shared_engine(type_name, tier)
+
+
+def alone(
+    engine: Engine, ids: NDArray[np.int32], phase: Phase, kv_type: str = "f16"
+) -> NDArray[np.float32]:
+    """Logits after every id, evaluated in one call in a new session."""
+    return engine.session(N_CTX, kv_type).eval(ids, phase, n_logits=len(ids))
+
+
+def test_threads_and_pass_size(type_name: str, tier: str, phase: Phase, engine: Engine) -> None:
+    expected = alone(engine, IDS, phase)
+    assert np.isfinite(expected).all()
+    for threads, batch_rows in ((1, 512), (2, 7), (3, 16), (8, 512)):
+        options = EngineOptions(threads=threads, batch_rows=batch_rows, tier=tier)
+        other = tiny_engine(type_name=type_name, options=options)
+        assert alone(other, IDS, phase).tobytes() == expected.tobytes()
+        other.close()
+
+
+def test_prompt_cuts(engine: Engine, phase: Phase) -> None:
+    expected = alone(engine, IDS, phase)
+    for cuts in ([1], [40], [16, 32], [13, 14, 15, 31], list(range(1, 41))):
+        session = engine.session(N_CTX)
+        parts = [session.eval(part, phase, len(part)) for part in np.split(IDS, cuts)]
+        assert np.concatenate(parts).tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("n_items", [2, 8])
+def test_batch(engine: Engine, phase: Phase, n_items: int) -> None:
+    """Items of different lengths, and with a past of their own."""
+    shares = [np.roll(IDS, 5 * i)[: 41 - 4 * i] for i in range(n_items)]
+    expected = [alone(engine, ids, phase) for ids in shares]
+    sessions = [engine.session(N_CTX) for _ in shares]
+    for session, ids in zip(sessions, shares, strict=True):
+        session.eval(ids[:3], phase)
+    found = engine.eval(
+        [
+            EvalItem(session, ids[3:], len(ids) - 3)
+            for session, ids in zip(sessions, shares, strict=True)
+        ],
+        phase,
+    )
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.tobytes() == theirs[3:].tobytes()
+
+
+def test_truncate_and_copy(engine: Engine, phase: Phase) -> None:
+    expected = alone(engine, IDS, phase)
+    session = engine.session(N_CTX)
+    session.eval(IDS[:20], phase)
+    copy = session.copy()
+    session.eval(np.roll(IDS, 9)[:20], phase)
+    session.truncate(20)
+    for again in (session, copy):
+        assert again.eval(IDS[20:], phase, 21).tobytes() == expected[20:].tobytes()
+        assert len(again) == len(IDS)
+
+
+def test_phase_picks_the_kernel(type_name: str, tier: str, phase: Phase, engine: Engine) -> None:
+    type_id = TENSOR_TYPES[type_name]
+
+    def calls() -> dict[Phase, int]:
+        kernels = {of: engine.kernel(type_id, of) for of in Phase}
+        return {of: kernel[1] for of, kernel in kernels.items() if kernel is not None}
+
+    before = calls()
+    alone(engine, IDS, phase)  # many rows at once in either phase
+    engine.session(N_CTX).eval(IDS[:1], phase)  # and one
+    ran = [of for of, n_calls in calls().items() if n_calls > before[of]]
+    assert ran == [phase]
+    kernel = engine.kernel(type_id, phase)
+    assert kernel is not None
+    assert kernel[0].lower() == f"{type_name}/{tier}/{phase.name}".lower()
+    assert engine.tier == tier
+
+
+def test_tiers_agree(type_name: str, phase: Phase, engine: Engine) -> None:
+    """Not bit for bit between tiers, but to within rounding.
+
+    The last bit of an activation can move its int8 by one, and a router's choice with it: few
+    logits differ visibly, so it is the median that is bounded. The kernels alone are compared
+    exactly, by tests/c/check_kernels.c.
+    """
+    expected = alone(shared_engine(type_name, "generic"), IDS, phase, "f32")
+    difference = np.abs(alone(engine, IDS, phase, "f32") - expected)
+    assert np.median(difference) < 1e-2 * expected.std()
