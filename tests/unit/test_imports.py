@@ -25,7 +25,8 @@ ALLOWED: dict[str, set[str]] = {
     "loader": {"engine", "errors", "memory", FORMATS},
     "generate": {"engine", "errors", "sampling", "tokenizer"},
     "llm": {
-        "chat", "engine", "errors", "generate", "loader", "memory", "sampling", "tokenizer", FORMATS,
+        "chat", "engine", "errors", "generate", "loader", "memory", "sampling", "tokenizer",
+        FORMATS,
     },
     "perplexity": {"engine", "errors", "llm"},
     "__main__": {"cli"},
@@ -91,6 +92,7 @@ def test_posix_is_confined() -> None:
 
 def test_roles_and_types_match_the_header() -> None:
     from pymixtral._cengine import lib
+
     from pymixtral.engine import TENSOR_TYPES
     from pymixtral.formats.blocks import TYPES
     from pymixtral.formats.names import TensorRole

@@ -1,0 +1,11 @@
+import os
+
+# BLAS threads spin while they wait. Where cores are few or busy, the oracle's many small products
+# then take ten times as long. This must come before numpy is first imported.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+from hypothesis import settings  # noqa: E402
+
+# A test's first example may load a vocabulary, and shared machines stall: no deadlines.
+settings.register_profile("pymixtral", deadline=None)
+settings.load_profile("pymixtral")
