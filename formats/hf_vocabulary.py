@@ -1,0 +1,114 @@
+"""The vocabulary of a Hugging Face folder: tokenizer.model, and the tokens added to it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import FormatError
+from .hf_config import read_special_id
+from .safetensors import read_json_file
+from .sentencepiece_model import BPE, SentencePieceModel, read_sentencepiece_model
+from .vocabulary import SENTENCEPIECE, TokenType, Vocabulary
+
+MODEL_NAME = "tokenizer.model"
+MAX_JSON_BYTES = 16 << 20
+
+# Tokens outside sentencepiece's own list are never merged into: any low score will do.
+_ADDED_SCORE = -1000.0
+
+
+def read_hf_vocabulary(folder: Path, n_vocab: int) -> Vocabulary:
+    """Read the vocabulary, filled up to `n_vocab` tokens.
+
+    Ids without a token (an embedding that was padded) become unused tokens.
+
+    Raises:
+        FormatError: a file is malformed, or asks for something that we do not do to text.
+        OSError: a file cannot be read.
+    """
+    path = folder / MODEL_NAME
+    if not path.exists():
+        raise FormatError(path, "file", "is missing; tokenizer.json alone is not supported yet")
+    model = read_sentencepiece_model(path)
+    _check_supported(path, model)
+    tokens, scores, types = list(model.pieces), list(model.scores), list(model.types)
+    if len(tokens) > n_vocab:
+        raise FormatError(path, "pieces", f"there are {len(tokens)}, the model knows {n_vocab}")
+    for i in range(len(tokens), n_vocab):
+        tokens.append(f"[PAD{i}]")
+        scores.append(_ADDED_SCORE)
+        types.append(TokenType.UNUSED)
+    for i, (text, kind) in _read_added_tokens(folder, n_vocab).items():
+        if i >= len(model.pieces):
+            tokens[i], types[i] = text, kind
+        elif tokens[i] != text:
+            raise FormatError(path, f"pieces[{i}]", f"is {tokens[i]!r}, the folder says {text!r}")
+    config = folder / "config.json"
+    return Vocabulary(
+        model=SENTENCEPIECE,
+        tokens=tokens,
+        scores=np.array(scores, np.float32),
+        types=np.array(types, np.int32),
+        bos_id=_special_id(path, read_special_id(config, "bos_token_id"), model.bos_id, n_vocab),
+        eos_id=_special_id(path, read_special_id(config, "eos_token_id"), model.eos_id, n_vocab),
+        unk_id=_special_id(path, None, model.unk_id, n_vocab),
+        add_bos=True,
+        add_eos=False,
+        add_space_prefix=model.add_dummy_prefix,
+        chat_template=_read_chat_template(folder),
+    )
+
+
+def _check_supported(path: Path, model: SentencePieceModel) -> None:
+    """GGUF's sentencepiece vocabulary is BPE over text that nothing has normalised."""
+    if model.model_type != BPE:
+        raise FormatError(path, "model_type", f"is {model.model_type}, only BPE is supported")
+    if model.has_charsmap:
+        raise FormatError(path, "precompiled_charsmap", "only the identity is supported")
+    if model.remove_extra_whitespaces:
+        raise FormatError(path, "remove_extra_whitespaces", "is on, which is not supported")
+    if not model.escape_whitespaces:
+        raise FormatError(path, "escape_whitespaces", "is off, which is not supported")
+
+
+def _special_id(path: Path, configured: int | None, default: int, n_vocab: int) -> int | None:
+    """The id from config.json, or sentencepiece's, where a negative one means none."""
+    found = default if configured is None else configured
+    if found >= n_vocab:
+        raise FormatError(path, "special token", f"id {found}, there are {n_vocab} tokens")
+    return found if found >= 0 else None
+
+
+def _read_added_tokens(folder: Path, n_vocab: int) -> dict[int, tuple[str, TokenType]]:
+    """Id to text and type, from added_tokens.json and tokenizer_config.json, whichever is there."""
+    added: dict[int, tuple[str, TokenType]] = {}
+    path = folder / "added_tokens.json"
+    for text, i in _read_optional(path).items():
+        added[_checked_id(path, i, n_vocab)] = (text, TokenType.USER_DEFINED)
+    path = folder / "tokenizer_config.json"
+    decoder = _read_optional(path).get("added_tokens_decoder", {})
+    for i, token in decoder.items() if isinstance(decoder, dict) else ():
+        if not isinstance(token, dict) or not isinstance(token.get("content"), str):
+            raise FormatError(path, f"added_tokens_decoder.{i}", "must have a content")
+        kind = TokenType.CONTROL if token.get("special") is True else TokenType.USER_DEFINED
+        number = int(i) if i.isascii() and i.isdigit() and len(i) < 10 else None
+        added[_checked_id(path, number, n_vocab)] = (token["content"], kind)
+    return added
+
+
+def _checked_id(path: Path, found: object, n_vocab: int) -> int:
+    if type(found) is not int or not 0 <= found < n_vocab:
+        raise FormatError(path, "added token", f"id {found!r}, there are {n_vocab} tokens")
+    return found
+
+
+def _read_chat_template(folder: Path) -> str | None:
+    template = _read_optional(folder / "tokenizer_config.json").get("chat_template")
+    return template if isinstance(template, str) else None
+
+
+def _read_optional(path: Path) -> dict[str, Any]:
+    return read_json_file(path, MAX_JSON_BYTES) if path.exists() else {}
