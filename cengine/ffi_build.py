@@ -24,7 +24,9 @@ def declarations() -> str:
 
 
 ffibuilder = FFI()
-ffibuilder.cdef(declarations() + '\nextern "Python" void ce_tap_to_python(void *, const ce_tap_event *);\n')
+ffibuilder.cdef(
+    declarations() + '\nextern "Python" void ce_tap_to_python(void *, const ce_tap_event *);\n'
+)
 ffibuilder.set_source(
     "pymixtral._cengine",
     '#include "cengine.h"\n',

@@ -60,7 +60,7 @@ typedef struct ce_kernels {
     /* Row of n elements at src to floats; indexed by ce_type. Bit-equal in every tier. */
     void (*dequantize[CE_MAX_TYPE])(float *dst, const void *src, int64_t n);
     /* One row of n columns (a multiple of 32) to int8: scale = max|x| / 127 (0 for a block of
-     * zeros), q = round-half-even(x / scale). Bit-equal in every tier. A NaN or infinity
+     * zeros), q = round-half-even(x * (127 / max|x|)). Bit-equal in every tier. A NaN or infinity
      * makes scale NaN, so that it shows in the result. */
     void (*quantize_act)(int8_t *q, float *scale, int32_t *sum, const float *x, int n);
     /* Floats to the KV cache's type. Bit-equal in every tier. */

@@ -1,0 +1,133 @@
+/* The small operations in AVX2: activations to int8, KV precision, RMSNorm, SiLU. */
+#include "avx2.h"
+#include "avx2_load.h"
+
+#include <float.h>
+#include <math.h>
+
+/* ---- Activations to int8: the formula of quantize_block in generic_ops.c ---- */
+
+static inline int32_t max_lanes_i32(__m256i v) {
+    __m128i m = _mm_max_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0x4e));
+    return _mm_cvtsi128_si32(_mm_max_epi32(m, _mm_shuffle_epi32(m, 0xb1)));
+}
+
+static inline int32_t sum_lanes_i32(__m256i v) {
+    __m128i s = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1)));
+}
+
+/* The largest bit pattern of |x|: NaNs are above infinity, and that above all numbers. */
+static inline int32_t max_magnitude(const __m256 x[4]) {
+    const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
+    __m256i m = _mm256_setzero_si256();
+    for (int i = 0; i < 4; i++) {
+        m = _mm256_max_epi32(m, _mm256_and_si256(_mm256_castps_si256(x[i]), magnitude));
+    }
+    return max_lanes_i32(m);
+}
+
+/* The 32 integers of four vectors as bytes, in order. */
+static inline __m256i pack_bytes(const __m256i v[4]) {
+    const __m256i low = _mm256_packs_epi32(v[0], v[1]), high = _mm256_packs_epi32(v[2], v[3]);
+    const __m256i by_half = _mm256_packs_epi16(low, high);
+    return _mm256_permutevar8x32_epi32(by_half, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+}
+
+static void quantize_block(int8_t *q, float *scale, int32_t *sum, const float *p) {
+    __m256 x[4];
+    for (int i = 0; i < 4; i++) {
+        x[i] = _mm256_loadu_ps(p + 8 * i);
+    }
+    const int32_t amax_bits = max_magnitude(x);
+    float amax;
+    memcpy(&amax, &amax_bits, sizeof amax);
+    const float inverse = 127.0f / amax;
+    __m256i v[4] = {0}, total = _mm256_setzero_si256();
+    if (amax_bits >= 0x7f800000) {
+        *scale = NAN;
+    } else if (inverse > FLT_MAX) {
+        *scale = 0.0f;
+    } else {
+        *scale = amax / 127.0f;
+        for (int i = 0; i < 4; i++) {
+            v[i] = _mm256_cvtps_epi32(_mm256_mul_ps(x[i], _mm256_set1_ps(inverse)));
+            total = _mm256_add_epi32(total, v[i]);
+        }
+    }
+    *sum = sum_lanes_i32(total);
+    _mm256_storeu_si256((__m256i *)q, pack_bytes(v));
+}
+
+static void quantize_act(int8_t *q, float *scale, int32_t *sum, const float *x, int n) {
+    for (int b = 0; b < n / CE_ACT_BLOCK; b++) {
+        quantize_block(q + CE_ACT_BLOCK * b, scale + b, sum + b, x + CE_ACT_BLOCK * b);
+    }
+}
+
+/* ---- The others ---- */
+
+static void row_f32_to_f16(uint16_t *dst, const float *src, int n) {
+    int i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        const __m256 v = _mm256_loadu_ps(src + i);
+        _mm_storeu_si128((__m128i *)(dst + i), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+    }
+    for (; i < n; i++) {
+        dst[i] = _cvtss_sh(src[i], _MM_FROUND_TO_NEAREST_INT);
+    }
+}
+
+/* The sum in the order of the float matmuls: lane j takes elements j, j + 8 ... */
+static float sum_of_squares(const float *x, int n) {
+    __m256 sum = _mm256_setzero_ps();
+    int i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        const __m256 v = _mm256_loadu_ps(x + i);
+        sum = _mm256_fmadd_ps(v, v, sum);
+    }
+    if (i < n) {
+        const __m256 v = load_tail_f32(x, i, n - i);
+        sum = _mm256_fmadd_ps(v, v, sum);
+    }
+    return sum_lanes(sum);
+}
+
+static void rmsnorm(float *y, const float *x, const float *w, int n, float eps) {
+    const float scale = 1.0f / sqrtf(sum_of_squares(x, n) / (float)n + eps);
+    int i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        const __m256 v = _mm256_mul_ps(_mm256_loadu_ps(x + i), _mm256_set1_ps(scale));
+        _mm256_storeu_ps(y + i, _mm256_mul_ps(v, _mm256_loadu_ps(w + i)));
+    }
+    for (; i < n; i++) {
+        y[i] = (x[i] * scale) * w[i];
+    }
+}
+
+static inline __m256 silu_mul_lanes(__m256 gate, __m256 up) {
+    const __m256 e = exp_lanes(_mm256_sub_ps(_mm256_setzero_ps(), gate));
+    const __m256 silu = _mm256_div_ps(gate, _mm256_add_ps(_mm256_set1_ps(1.0f), e));
+    return _mm256_mul_ps(silu, up);
+}
+
+static void silu_mul(float *gate, const float *up, int n) {
+    int i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        const __m256 g = _mm256_loadu_ps(gate + i), u = _mm256_loadu_ps(up + i);
+        _mm256_storeu_ps(gate + i, silu_mul_lanes(g, u));
+    }
+    if (i < n) {
+        const __m256 g = load_tail_f32(gate, i, n - i), u = load_tail_f32(up, i, n - i);
+        _mm256_maskstore_ps(gate + i, first_lanes(n - i), silu_mul_lanes(g, u));
+    }
+}
+
+void ce_avx2_ops(ce_kernels *k) {
+    k->quantize_act = quantize_act;
+    k->f32_to_f16 = row_f32_to_f16;
+    k->rmsnorm = rmsnorm;
+    k->silu_mul = silu_mul;
+}

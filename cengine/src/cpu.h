@@ -1,0 +1,12 @@
+/* What the machine offers: the only place that asks it. */
+#ifndef CE_CPU_H
+#define CE_CPU_H
+
+#include <stdbool.h>
+
+/* Whether the CPU has a tier's instructions, and the operating system saves their registers. */
+bool ce_cpu_has_generic(void);
+bool ce_cpu_has_avx2(void);
+bool ce_cpu_has_avx512vnni(void);
+
+#endif

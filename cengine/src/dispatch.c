@@ -1,0 +1,72 @@
+#include "dispatch.h"
+
+#include "cpu.h"
+#include "error.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct {
+    const char *name;
+    bool (*supported)(void);
+    void (*overlay)(ce_kernels *k);
+} tier;
+
+/* Worst first. A tier's kernels are the overlays of all tiers up to its own. */
+static const tier tiers[] = {
+    {"generic", ce_cpu_has_generic, ce_kernels_generic},
+#if defined(__x86_64__)
+    {"avx2", ce_cpu_has_avx2, ce_kernels_avx2},
+    {"avx512vnni", ce_cpu_has_avx512vnni, ce_kernels_avx512vnni},
+#endif
+};
+
+enum { N_TIERS = sizeof tiers / sizeof tiers[0] };
+
+const char *ce_tier_name(int32_t i) { return i >= 0 && i < N_TIERS ? tiers[i].name : NULL; }
+
+int32_t ce_tier_supported(int32_t i) { return i >= 0 && i < N_TIERS && tiers[i].supported(); }
+
+static int best_tier(void) {
+    int best = 0;
+    for (int i = 0; i < N_TIERS; i++) {
+        best = tiers[i].supported() ? i : best;
+    }
+    return best;
+}
+
+static int find_tier(const char *name) {
+    for (int i = 0; i < N_TIERS; i++) {
+        if (strcmp(tiers[i].name, name) == 0) {
+            return i;
+        }
+    }
+    return -1;
+}
+
+/* "generic, avx2": what this CPU can run. */
+static void list_supported(char *list, size_t size) {
+    list[0] = '\0';
+    for (int i = 0; i < N_TIERS; i++) {
+        if (tiers[i].supported()) {
+            strncat(list, i == 0 ? "" : ", ", size - strlen(list) - 1);
+            strncat(list, tiers[i].name, size - strlen(list) - 1);
+        }
+    }
+}
+
+ce_status ce_select_kernels(const char *name_or_null, ce_kernels *out, ce_error *err) {
+    const char *name = name_or_null != NULL ? name_or_null : getenv("PYMIXTRAL_TIER");
+    const bool automatic = name_or_null == NULL && (name == NULL || name[0] == '\0');
+    const int chosen = automatic ? best_tier() : find_tier(name);
+    if (chosen < 0 || !tiers[chosen].supported()) {
+        char list[128];
+        list_supported(list, sizeof list);
+        return ce_fail(err, CE_ERR_TIER, "%s instruction-set tier \"%.40s\"; this CPU can run: %s",
+                       chosen < 0 ? "unknown" : "this CPU lacks the", name, list);
+    }
+    for (int i = 0; i <= chosen; i++) {
+        tiers[i].overlay(out);
+    }
+    return ce_ok(err);
+}

@@ -1,0 +1,408 @@
+/* The matmul kernels of every tier against the definition of their types, computed in double, and
+ * against themselves: a result may not depend on how the work was cut. With --bench [substring],
+ * their speed (of the kernels whose name has the substring) instead. */
+#include "check.h"
+#include "generic_blocks.h"
+
+enum {
+    MAX_ROWS = 35,
+    MAX_TOKENS = 72, /* beyond any internal batch of tokens */
+    TAIL_TOKENS = 17,
+    MAX_COLS = 1024
+};
+
+typedef struct {
+    ce_type type;
+    const char *name;
+    unpack_fn *unpack; /* NULL: a float type */
+    int block_cols;
+} weight_type;
+
+static const weight_type types[] = {
+    {CE_TYPE_F32, "f32", NULL, 1},
+    {CE_TYPE_F16, "f16", NULL, 1},
+    {CE_TYPE_BF16, "bf16", NULL, 1},
+    {CE_TYPE_Q4_0, "q4_0", unpack_q4_0, CE_QK},
+    {CE_TYPE_Q8_0, "q8_0", unpack_q8_0, CE_QK},
+    {CE_TYPE_Q4_K, "q4_K", unpack_q4_K, CE_QK_K},
+    {CE_TYPE_Q5_K, "q5_K", unpack_q5_K, CE_QK_K},
+    {CE_TYPE_Q6_K, "q6_K", unpack_q6_K, CE_QK_K},
+};
+
+enum { N_TYPES = sizeof types / sizeof types[0] };
+
+/* ---- Weights ---- */
+
+/* How the numbers are drawn. UNIT: block scales of 1 and one block of activations that is not zero,
+ * so that every result is an integer below 2^24, exact in any order of summation. */
+typedef enum { ORDINARY, EXTREME, UNIT } regime;
+
+/* A half that is finite: about 1e-3, up to 65504, or 1. */
+static uint16_t random_scale(regime r) {
+    switch (r) {
+    case ORDINARY:
+        return f32_to_f16(1e-3f * random_float());
+    case EXTREME:
+        return (uint16_t)(random_bits() % 0x7c00 | (random_bits() & 0x8000));
+    default:
+        return 0x3c00;
+    }
+}
+
+/* Random bytes; in the extreme regimes often a run of one extreme byte (0, -1, 127, -128). */
+static void random_quants(uint8_t *p, size_t n, regime r) {
+    static const uint8_t extremes[] = {0x00, 0xff, 0x7f, 0x80};
+    random_bytes(p, n);
+    if (r != ORDINARY && random_int(0, 1)) {
+        memset(p, extremes[random_int(0, 3)], n);
+    }
+}
+
+static void random_block(uint8_t *p, ce_type type, regime r) {
+    random_quants(
+        p, (size_t)ce_row_bytes(type, type == CE_TYPE_Q4_0 || type == CE_TYPE_Q8_0 ? 32 : 256), r);
+    const uint16_t d = random_scale(r), dmin = random_scale(r);
+    switch (type) {
+    case CE_TYPE_Q4_0:
+        ((ce_block_q4_0 *)p)->d = d;
+        break;
+    case CE_TYPE_Q8_0:
+        ((ce_block_q8_0 *)p)->d = d;
+        break;
+    case CE_TYPE_Q4_K:
+        ((ce_block_q4_K *)p)->d = d;
+        ((ce_block_q4_K *)p)->dmin = dmin;
+        break;
+    case CE_TYPE_Q5_K:
+        ((ce_block_q5_K *)p)->d = d;
+        ((ce_block_q5_K *)p)->dmin = dmin;
+        break;
+    default:
+        ((ce_block_q6_K *)p)->d = d;
+    }
+}
+
+static void random_weights(uint8_t *w, const weight_type *type, int64_t n_elements, regime r) {
+    const size_t block_bytes = (size_t)ce_row_bytes(type->type, type->block_cols);
+    for (int64_t i = 0; i < n_elements / type->block_cols; i++) {
+        uint8_t *p = w + i * block_bytes;
+        const float f = random_float();
+        const uint16_t half = type->type == CE_TYPE_F16 ? f32_to_f16(f) : bits_from_float(f) >> 16;
+        if (type->unpack != NULL) {
+            random_block(p, type->type, r);
+        } else if (type->type == CE_TYPE_F32) {
+            memcpy(p, &f, sizeof f);
+        } else {
+            memcpy(p, &half, sizeof half);
+        }
+    }
+}
+
+/* ---- Activations ---- */
+
+static float x_f32[MAX_TOKENS * MAX_COLS];
+static int8_t x_q[MAX_TOKENS * MAX_COLS];
+static float x_scale[MAX_TOKENS * MAX_COLS / CE_QK];
+static int32_t x_sum[MAX_TOKENS * MAX_COLS / CE_QK];
+
+static void random_activation_block(int8_t *q, float *scale, int32_t *sum, regime r, bool zero) {
+    const int all = r == ORDINARY ? 0 : random_int(-1, 1); /* all of them +127 or -127, or not */
+    *scale = r == UNIT ? 1.0f : 0.01f * random_float();
+    *sum = 0;
+    for (int i = 0; i < CE_QK; i++) {
+        q[i] = (int8_t)(zero ? 0 : all != 0 ? 127 * all : random_int(-127, 127));
+        *sum += q[i];
+    }
+}
+
+static void random_activations(int n_tokens, int n_cols, regime r) {
+    random_floats(x_f32, (size_t)n_tokens * n_cols, 1.0f);
+    const int n_blocks = n_cols / CE_QK;
+    for (int t = 0; t < n_tokens; t++) {
+        const int filled = random_int(0, n_blocks > 0 ? n_blocks - 1 : 0);
+        for (int b = 0; b < n_blocks; b++) {
+            const size_t i = (size_t)t * n_blocks + b;
+            random_activation_block(x_q + i * CE_QK, x_scale + i, x_sum + i, r,
+                                    r == UNIT && b != filled);
+        }
+    }
+}
+
+/* ---- The definition, in double ---- */
+
+typedef struct {
+    double dot;
+    double magnitude; /* the sum of the absolute values of all that was added */
+} reference;
+
+static reference reference_blocks(unpack_fn *unpack, const void *row, int t, int n_cols) {
+    reference y = {0, 0};
+    const int n_blocks = n_cols / CE_QK;
+    for (int b = 0; b < n_blocks; b++) {
+        columns32 w;
+        unpack(&w, row, b);
+        const size_t block = (size_t)t * n_blocks + b;
+        for (int i = 0; i < CE_QK; i++) {
+            const double x = (double)x_scale[block] * x_q[block * CE_QK + i];
+            const double scaled = (double)w.scale * w.mult[i / 16] * w.q[i];
+            y.dot += (scaled - w.min) * x;
+            y.magnitude += (fabs(scaled) + fabs((double)w.min)) * fabs(x);
+        }
+    }
+    return y;
+}
+
+static reference reference_floats(ce_type type, const void *row, int t, int n_cols) {
+    reference y = {0, 0};
+    for (int i = 0; i < n_cols; i++) {
+        const double w = type == CE_TYPE_F32   ? load_f32(row, i)
+                         : type == CE_TYPE_F16 ? load_f16(row, i)
+                                               : load_bf16(row, i);
+        const double product = w * x_f32[(size_t)t * n_cols + i];
+        y.dot += product;
+        y.magnitude += fabs(product);
+    }
+    return y;
+}
+
+/* How many units of 2^-24 * magnitude the error may be: one per rounding along a chain of sums. */
+static double error_units(const weight_type *type, int n_cols) {
+    return type->unpack != NULL ? 4.0 + 4.0 * n_cols / CE_QK : 8.0 + n_cols / 8.0;
+}
+
+static void check_accuracy(const weight_type *type, const uint8_t *w, const float *y, int n_rows,
+                           int n_tokens, int n_cols, regime r) {
+    const size_t row_bytes = (size_t)ce_row_bytes(type->type, n_cols);
+    for (int t = 0; t < n_tokens; t++) {
+        for (int row = 0; row < n_rows; row++) {
+            const void *p = w + row * row_bytes;
+            const reference want = type->unpack != NULL
+                                       ? reference_blocks(type->unpack, p, t, n_cols)
+                                       : reference_floats(type->type, p, t, n_cols);
+            const double got = y[(size_t)t * n_rows + row];
+            const double bound =
+                r == UNIT ? 0 : error_units(type, n_cols) * 0x1p-24 * want.magnitude + 0x1p-126;
+            CHECK(fabs(got - want.dot) <= bound, "row %d token %d of %d columns: %.9g, not %.9g",
+                  row, t, n_cols, got, want.dot);
+        }
+    }
+}
+
+/* ---- One cut of the work, between guard pages ---- */
+
+static guarded guard_w, guard_x, guard_scale, guard_sum, guard_y;
+
+enum { FILL = 0x5a };
+
+/* Runs rows [r0, r0 + n_rows) times tokens [t0, t0 + n_tokens), with every operand against a guard
+ * page, and compares with the bits of the whole product. */
+static void check_cut(const ce_matmul_kernel *kernel, const weight_type *type, const uint8_t *w,
+                      const float *whole, int r0, int n_rows, int t0, int n_tokens, int n_cols,
+                      placement where) {
+    const size_t row_bytes = (size_t)ce_row_bytes(type->type, n_cols);
+    const size_t n_x = (size_t)n_tokens * n_cols, x0 = (size_t)t0 * n_cols;
+    const size_t stride = (size_t)n_rows + 3; /* a gap that has to stay as it is */
+    const size_t y_bytes = ((n_tokens - 1) * stride + n_rows) * sizeof(float);
+    const void *wg = guarded_copy(&guard_w, where, w + r0 * row_bytes, n_rows * row_bytes);
+    float *y = guarded_place(&guard_y, where, y_bytes, FILL);
+    ce_acts x = {0};
+    if (type->unpack == NULL) {
+        x.f32 = guarded_copy(&guard_x, where, x_f32 + x0, n_x * sizeof(float));
+    } else {
+        const size_t b0 = x0 / CE_QK, n_b = n_x / CE_QK;
+        x.q = guarded_copy(&guard_x, where, x_q + x0, n_x);
+        x.scale = guarded_copy(&guard_scale, where, x_scale + b0, n_b * sizeof(float));
+        x.sum = guarded_copy(&guard_sum, where, x_sum + b0, n_b * sizeof(int32_t));
+    }
+    kernel->run(y, stride, wg, row_bytes, n_rows, &x, n_tokens, n_cols);
+    bool same = true, clean = true;
+    for (int t = 0; t < n_tokens; t++) {
+        const float *want = whole + (size_t)(t0 + t) * MAX_ROWS + r0;
+        same = same && memcmp(y + t * stride, want, n_rows * sizeof(float)) == 0;
+        for (size_t i = n_rows; i < stride && t < n_tokens - 1; i++) {
+            clean = clean && bits_from_float(y[t * stride + i]) == 0x5a5a5a5a;
+        }
+    }
+    CHECK(same, "rows %d + %d, tokens %d + %d, %d columns: bits depend on the cut", r0, n_rows, t0,
+          n_tokens, n_cols);
+    CHECK(clean, "%d rows, %d tokens, %d columns: wrote between rows of y", n_rows, n_tokens,
+          n_cols);
+}
+
+/* ---- One kernel ---- */
+
+static uint8_t weights[MAX_ROWS * MAX_COLS * sizeof(float)];
+static float whole_product[MAX_TOKENS * MAX_ROWS];
+
+/* The whole product is accurate; every cut of it has its bits. */
+static void check_shape(const ce_matmul_kernel *kernel, const weight_type *type, int n_cols,
+                        bool all_tails, regime r) {
+    const size_t row_bytes = (size_t)ce_row_bytes(type->type, n_cols);
+    random_weights(weights, type, (int64_t)MAX_ROWS * n_cols, r);
+    random_activations(MAX_TOKENS, n_cols, r);
+    const ce_acts x = type->unpack == NULL ? (ce_acts){.f32 = x_f32}
+                                           : (ce_acts){.q = x_q, .scale = x_scale, .sum = x_sum};
+    kernel->run(whole_product, MAX_ROWS, weights, row_bytes, MAX_ROWS, &x, MAX_TOKENS, n_cols);
+    check_accuracy(type, weights, whole_product, MAX_ROWS, MAX_TOKENS, n_cols, r);
+    for (int n_rows = 1; n_rows <= MAX_ROWS; n_rows++) {
+        for (int n_tokens = 1; n_tokens <= TAIL_TOKENS; n_tokens++) {
+            if (all_tails || random_int(0, 19) == 0) {
+                check_cut(kernel, type, weights, whole_product, random_int(0, MAX_ROWS - n_rows),
+                          n_rows, random_int(0, MAX_TOKENS - n_tokens), n_tokens, n_cols,
+                          random_int(0, 1) ? AT_END : AT_BEGINNING);
+            }
+        }
+    }
+    for (int i = 0; i < 4; i++) {
+        const int n_rows = random_int(1, MAX_ROWS), n_tokens = random_int(TAIL_TOKENS, MAX_TOKENS);
+        check_cut(kernel, type, weights, whole_product, random_int(0, MAX_ROWS - n_rows), n_rows,
+                  random_int(0, MAX_TOKENS - n_tokens), n_tokens, n_cols, i % 2);
+    }
+}
+
+/* Weights and activations at odd addresses give the same bits. */
+static void check_misaligned(const ce_matmul_kernel *kernel, const weight_type *type, int n_cols) {
+    static uint8_t moved[sizeof weights + 1];
+    static int8_t moved_q[sizeof x_q + 1];
+    static float y[MAX_TOKENS * MAX_ROWS];
+    memcpy(moved + 1, weights, sizeof weights);
+    memcpy(moved_q + 1, x_q, sizeof x_q);
+    const ce_acts x = type->unpack == NULL
+                          ? (ce_acts){.f32 = x_f32}
+                          : (ce_acts){.q = moved_q + 1, .scale = x_scale, .sum = x_sum};
+    kernel->run(y, MAX_ROWS, moved + 1, (size_t)ce_row_bytes(type->type, n_cols), MAX_ROWS, &x,
+                MAX_TOKENS, n_cols);
+    CHECK(memcmp(y, whole_product, sizeof y) == 0, "%d columns at odd addresses", n_cols);
+}
+
+/* A NaN in one token's activations shows in that token's results, and in no other's. */
+static void check_nan(const ce_matmul_kernel *kernel, const weight_type *type, int n_cols) {
+    static float y[TAIL_TOKENS * MAX_ROWS];
+    const int bad = random_int(0, TAIL_TOKENS - 1);
+    x_f32[(size_t)bad * n_cols + random_int(0, n_cols - 1)] = NAN;
+    x_scale[(size_t)bad * (n_cols / CE_QK) + random_int(0, n_cols / CE_QK - 1)] = NAN;
+    const ce_acts x = type->unpack == NULL ? (ce_acts){.f32 = x_f32}
+                                           : (ce_acts){.q = x_q, .scale = x_scale, .sum = x_sum};
+    kernel->run(y, MAX_ROWS, weights, (size_t)ce_row_bytes(type->type, n_cols), MAX_ROWS, &x,
+                TAIL_TOKENS, n_cols);
+    for (int t = 0; t < TAIL_TOKENS; t++) {
+        for (int r = 0; r < MAX_ROWS; r++) {
+            const float got = y[t * MAX_ROWS + r], want = whole_product[t * MAX_ROWS + r];
+            CHECK(t == bad ? isnan(got) : got == want, "token %d, with a NaN in token %d", t, bad);
+        }
+    }
+}
+
+static void check_kernel(const ce_matmul_kernel *kernel, const weight_type *type) {
+    snprintf(check_subject, sizeof check_subject, "%s", kernel->name);
+    if (type->unpack == NULL) {
+        for (int n_cols = 1; n_cols <= 70; n_cols++) {
+            check_shape(kernel, type, n_cols, n_cols % 10 == 0, ORDINARY);
+        }
+    }
+    for (int n_cols = type->block_cols > 32 ? type->block_cols : 32; n_cols <= MAX_COLS;
+         n_cols += type->block_cols > 32 ? type->block_cols : 160) {
+        check_shape(kernel, type, n_cols, n_cols <= 320, ORDINARY);
+        check_misaligned(kernel, type, n_cols);
+        check_nan(kernel, type, n_cols);
+    }
+    if (type->unpack != NULL) {
+        check_shape(kernel, type, 512, false, EXTREME);
+        for (int i = 0; i < 8; i++) {
+            check_shape(kernel, type, 512, false, UNIT);
+        }
+    }
+}
+
+/* Whether the kernel of the generated phase is the function of the prompt phase, done already. */
+static bool same_as_prompt(const ce_kernels *k, int phase, const weight_type *type) {
+    return phase != CE_PHASE_PROMPT &&
+           k->matmul[phase][type->type].run == k->matmul[CE_PHASE_PROMPT][type->type].run;
+}
+
+/* ---- Speed ---- */
+
+enum { BENCH_SIZE = 4096, BENCH_TOKENS = 64 };
+
+/* Billions of multiplications a second: the best of several runs. */
+static double measure(const ce_matmul_kernel *kernel, float *y, const void *w, size_t row_bytes,
+                      const ce_acts *x, int n_tokens) {
+    double best = 1e9, spent = 0;
+    for (int i = 0; i < 50 && (i < 3 || spent < 0.2); i++) {
+        const double start = seconds();
+        kernel->run(y, BENCH_SIZE, w, row_bytes, BENCH_SIZE, x, n_tokens, BENCH_SIZE);
+        const double took = seconds() - start;
+        spent += took;
+        best = took < best ? took : best;
+    }
+    return 1e-9 * n_tokens * BENCH_SIZE * BENCH_SIZE / best;
+}
+
+static void bench_type(const weight_type *type, const char *filter) {
+    const size_t row_bytes = (size_t)ce_row_bytes(type->type, BENCH_SIZE);
+    const size_t n_x = (size_t)BENCH_TOKENS * BENCH_SIZE;
+    uint8_t *w = malloc(BENCH_SIZE * row_bytes);
+    float *floats = malloc(n_x * sizeof(float)), *scale = malloc(n_x / CE_QK * sizeof(float));
+    float *y = malloc(n_x * sizeof(float));
+    int8_t *q = malloc(n_x);
+    int32_t *sum = malloc(n_x / CE_QK * sizeof(int32_t));
+    if (w == NULL || floats == NULL || scale == NULL || y == NULL || q == NULL || sum == NULL) {
+        perror("malloc");
+        exit(2);
+    }
+    random_weights(w, type, (int64_t)BENCH_SIZE * BENCH_SIZE, ORDINARY);
+    random_floats(floats, n_x, 1.0f);
+    ce_kernels k;
+    ce_kernels_generic(&k);
+    k.quantize_act(q, scale, sum, floats, (int)n_x);
+    const ce_acts x = type->unpack == NULL ? (ce_acts){.f32 = floats}
+                                           : (ce_acts){.q = q, .scale = scale, .sum = sum};
+    for (int tier = 0; ce_tier_name(tier) != NULL; tier++) {
+        for (int phase = 0; phase < CE_N_PHASES && tier_kernels(tier, &k); phase++) {
+            const ce_matmul_kernel *kernel = &k.matmul[phase][type->type];
+            if (strstr(kernel->name, filter) == NULL || same_as_prompt(&k, phase, type)) {
+                continue;
+            }
+            const double one = measure(kernel, y, w, row_bytes, &x, 1);
+            printf("%-28s %8.2f %8.2f %8.2f GMAC/s at 1, 8, 64 tokens; %6.2f GB/s at 1\n",
+                   kernel->name, one, measure(kernel, y, w, row_bytes, &x, 8),
+                   measure(kernel, y, w, row_bytes, &x, 64), one * row_bytes / BENCH_SIZE);
+        }
+    }
+    free(w);
+    free(floats);
+    free(scale);
+    free(y);
+    free(q);
+    free(sum);
+}
+
+int main(int argc, char **argv) {
+    report_crashes();
+    if (argc > 1 && strcmp(argv[1], "--bench") == 0) {
+        for (int i = 0; i < N_TYPES; i++) {
+            bench_type(&types[i], argc > 2 ? argv[2] : "");
+        }
+        return 0;
+    }
+    guard_w = guarded_new(sizeof weights);
+    guard_x = guarded_new(sizeof x_f32);
+    guard_scale = guarded_new(sizeof x_scale);
+    guard_sum = guarded_new(sizeof x_sum);
+    guard_y = guarded_new(MAX_TOKENS * (MAX_ROWS + 3) * sizeof(float));
+    ce_kernels k;
+    for (int tier = 0; ce_tier_name(tier) != NULL; tier++) {
+        if (!tier_kernels(tier, &k)) {
+            printf("skipped: this CPU lacks %s\n", ce_tier_name(tier));
+            continue;
+        }
+        for (int phase = 0; phase < CE_N_PHASES; phase++) {
+            for (int i = 0; i < N_TYPES; i++) {
+                if (!same_as_prompt(&k, phase, &types[i])) {
+                    check_kernel(&k.matmul[phase][types[i].type], &types[i]);
+                }
+            }
+        }
+    }
+    return summary("check_kernels");
+}
