@@ -10,8 +10,8 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Protocol, TypeVar
@@ -416,7 +416,7 @@ class Engine(_Handle):
         except BaseException:
             for session in sessions:
                 session.cancel()
-            future.exception()  # waits; a work chunk at most
+            _outlast(future)
             for session in sessions:
                 session.resume()
             raise
@@ -445,6 +445,14 @@ class Engine(_Handle):
         self._close()
         while self._buffers:
             ffi.release(self._buffers.pop())  # so that the file behind them can be closed
+
+
+def _outlast(future: Future[int]) -> None:
+    """Waits for a cancelled call, a work chunk at most. Until it ends C uses the caller's buffers,
+    so that a second Ctrl-C must not unwind them."""
+    while not future.done():
+        with suppress(KeyboardInterrupt):
+            future.exception()
 
 
 def _c_ids(item: EvalItem) -> NDArray[np.int32]:

@@ -1,0 +1,5 @@
+"""`python -m pymixtral` is the command `pymixtral`."""
+
+from pymixtral.cli.main import main
+
+main()

@@ -1,0 +1,110 @@
+"""What goes where: the answer to stdout, everything about it to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from pymixtral.formats.errors import one_line
+
+Progress = Callable[[int, int], None]
+
+# A model may generate any byte; on a terminal, an escape sequence could do more than be shown.
+_CONTROL_CHARACTERS = {c: "\ufffd" for c in (*range(0x20), *range(0x7F, 0xA0))}
+_CONTROL_CHARACTERS.pop(ord("\n"))
+_CONTROL_CHARACTERS.pop(ord("\t"))
+
+_ERASE_LINE = "\r\x1b[K"
+
+
+class Console:
+    """The two output streams.
+
+    Attributes:
+        quiet: say nothing about the answer.
+        debug: show tracebacks.
+    """
+
+    def __init__(self) -> None:
+        self.quiet = False
+        self.debug = False
+        self._last_piece = "\n"
+
+    # ---- stdout ----
+
+    def answer(self, piece: str) -> None:
+        """Show a piece of the answer at once."""
+        if sys.stdout.isatty():
+            piece = piece.translate(_CONTROL_CHARACTERS)
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+        self._last_piece = piece or self._last_piece
+
+    def end_line(self) -> None:
+        """Begin a new line of the answer, unless it is at one."""
+        if not self._last_piece.endswith("\n"):
+            self.answer("\n")
+
+    def end_terminal_line(self) -> None:
+        """Like `end_line`, but only on a terminal, where the next thing said would be glued on."""
+        if sys.stdout.isatty():
+            self.end_line()
+
+    def json(self, value: Any) -> None:
+        """Write one JSON document."""
+        self.answer(json.dumps(value, allow_nan=False) + "\n")
+
+    # ---- stderr ----
+
+    def note(self, text: str) -> None:
+        """Say something about the answer."""
+        if not self.quiet:
+            click.echo(one_line(text), err=True)
+
+    def warning(self, text: str) -> None:
+        """Say what was assumed or repaired."""
+        self.note(f"warning: {text}")
+
+    def error(self, text: str) -> None:
+        """Say what went wrong; `quiet` does not silence it."""
+        click.echo(f"error: {one_line(' '.join(text.split()))}", err=True)
+
+    @contextmanager
+    def status(self, text: str) -> Iterator[None]:
+        """Shows `text` on the terminal until the context ends."""
+        self._overwrite(f"{text} ...")
+        try:
+            yield
+        finally:
+            self._overwrite("")
+
+    @contextmanager
+    def progress(self, what: str) -> Iterator[Progress]:
+        """Yields a function to be called with how many are done, and how many there are."""
+        start = time.perf_counter()
+
+        def show(n_done: int, n_all: int) -> None:
+            left = (time.perf_counter() - start) / n_done * (n_all - n_done)
+            self._overwrite(f"{what} {n_done} of {n_all}, {left:.0f} s left")
+
+        self._overwrite(f"{what} 1 ...")
+        try:
+            yield show
+        finally:
+            self._overwrite("")
+
+    def _overwrite(self, text: str) -> None:
+        """On a terminal, show `text` in place of the last line that was shown this way."""
+        if sys.stderr.isatty() and not self.quiet:
+            click.echo(_ERASE_LINE + text, nl=False, err=True)
+
+
+def human_rate(value: float) -> str:
+    """512.34 as "512.3", 1034.2 as "1034"."""
+    return f"{value:.1f}" if value < 1000 else f"{value:.0f}"

@@ -1,0 +1,194 @@
+"""`pymixtral inspect`: what is in a model file."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import Any
+
+import click
+import numpy as np
+
+from pymixtral.cli.console import Console
+from pymixtral.cli.model import (
+    bits_per_weight,
+    chat_template,
+    count_parameters,
+    name,
+    opened,
+)
+from pymixtral.cli.options import console_options, shared
+from pymixtral.engine import TENSOR_TYPES
+from pymixtral.formats.errors import one_line
+from pymixtral.formats.gguf import element_type
+from pymixtral.formats.hparams import ARCHITECTURE
+from pymixtral.loader import ModelFile
+from pymixtral.memory import available_bytes, format_gb
+
+N_SHOWN = 8  # elements of an array
+
+
+@click.command("inspect")
+@click.argument("model")
+@shared("n_ctx", "kv_type", n_ctx={"help": "Context to tell the memory for."})
+@click.option("--tensors", "with_tensors", is_flag=True, help="List the tensors, too.")
+@shared("as_json")
+@console_options
+def command(
+    console: Console, model: str, n_ctx: int | None, kv_type: str, with_tensors: bool, as_json: bool
+) -> None:
+    """Print what is in the file MODEL, and the memory it takes.
+
+    Only its header is read.
+
+    With --json: {metadata {key: value}, tensors [{name, type, shape, n_bytes, offset}], memory
+    {n_ctx, kv_type, weights, kv_cache, scratch, total, available}}. Shapes are (experts, rows,
+    columns), memory is in bytes. An array of the metadata is {type, length, first}, the latter
+    being its first 8 elements. Bytes that are not UTF-8 are replaced by U+FFFD.
+
+    \b
+    Examples:
+      pymixtral inspect mixtral.gguf --ctx 32768
+      pymixtral inspect mixtral.gguf --tensors
+      pymixtral inspect mixtral.gguf --json | jq .memory
+    """
+    with opened(console, model) as file:
+        memory = _memory(file, n_ctx, kv_type)
+        if as_json:
+            console.json(
+                {
+                    "metadata": {k: _json_value(v) for k, v in file.gguf.metadata.items()},
+                    "tensors": _tensors(file),
+                    "memory": memory,
+                }
+            )
+            return
+        _warn_of_types(console, file)
+        _print_table(console, _summary(file, memory))
+        console.answer("\n")
+        _print_table(console, {k: _printed_metadata(v) for k, v in file.gguf.metadata.items()})
+        if with_tensors:
+            console.answer("\n")
+            _print_table(console, _printed_tensors(file))
+
+
+def _memory(file: ModelFile, n_ctx: int | None, kv_type: str) -> dict[str, Any]:
+    chosen = file.choose_n_ctx(n_ctx)
+    need = file.memory_need(chosen, kv_type)
+    return {
+        "n_ctx": chosen,
+        "kv_type": kv_type,
+        "weights": need.weights,
+        "kv_cache": need.kv_cache,
+        "scratch": need.scratch,
+        "total": need.total,
+        "available": available_bytes(),
+    }
+
+
+# ---- JSON ----
+
+
+def _tensors(file: ModelFile) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": _json_value(tensor.name),
+            "type": tensor.type_name,
+            "shape": tensor.shape,
+            "n_bytes": tensor.n_bytes,
+            "offset": tensor.offset,
+        }
+        for tensor in file.gguf.tensors.values()
+    ]
+
+
+def _json_value(value: Any) -> Any:
+    """A metadata value that every JSON reader accepts."""
+    if isinstance(value, list | np.ndarray):
+        return {
+            "type": element_type(value).name,
+            "length": len(value),
+            "first": [_json_value(element) for element in _first(value)],
+        }
+    if isinstance(value, str):
+        return value.encode(errors="surrogateescape").decode(errors="replace")
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # JSON has no such numbers
+    return value
+
+
+def _first(array: list[str] | np.ndarray[Any, Any]) -> list[Any]:
+    elements = array[:N_SHOWN]
+    return elements if isinstance(elements, list) else elements.tolist()
+
+
+# ---- For people ----
+
+
+def _summary(file: ModelFile, memory: dict[str, Any]) -> dict[str, str]:
+    gguf, hparams = file.gguf, file.hparams
+    window = f", sliding window {hparams.sliding_window}" if hparams.sliding_window else ""
+    return {
+        "file": f"{gguf.path}, GGUF version {gguf.version}",
+        "name": name(file),
+        "architecture": f"{ARCHITECTURE} ({'Mixtral' if hparams.n_experts else 'dense'})",
+        "size": f"{count_parameters(file)}, {bits_per_weight(file):.2f} bits per weight",
+        "types": _type_mix(file),
+        "layers": f"{hparams.n_layers}, dim {hparams.dim}, feed-forward {hparams.ffn_dim}",
+        "experts": f"{hparams.n_experts}, {hparams.n_experts_used} used per token",
+        "attention": f"{hparams.n_heads} heads of {hparams.head_dim}, "
+        f"{hparams.n_kv_heads} KV heads, RoPE theta {hparams.rope_theta:.6g}{window}",
+        "context": f"{hparams.n_ctx_train} tokens",
+        "vocabulary": f"{hparams.n_vocab} tokens, {file.vocabulary.model!r}",
+        "chat template": chat_template(file),
+        "memory": _memory_line(memory),
+    }
+
+
+def _type_mix(file: ModelFile) -> str:
+    """Types of the tensors, that of the most bytes first."""
+    n_tensors, n_bytes = Counter[str](), Counter[str]()
+    for tensor in file.gguf.tensors.values():
+        n_tensors[tensor.type_name] += 1
+        n_bytes[tensor.type_name] += tensor.n_bytes
+    return ", ".join(
+        f"{type_name} ({n_tensors[type_name]} tensors, {format_gb(n)})"
+        for type_name, n in n_bytes.most_common()
+    )
+
+
+def _memory_line(memory: dict[str, Any]) -> str:
+    available = memory["available"]
+    return (
+        f"{format_gb(memory['total'])} at context {memory['n_ctx']} (weights "
+        f"{format_gb(memory['weights'])}, KV cache in {memory['kv_type']} "
+        f"{format_gb(memory['kv_cache'])}, scratch {format_gb(memory['scratch'])}); "
+        f"{'unknown' if available is None else format_gb(available)} available"
+    )
+
+
+def _warn_of_types(console: Console, file: ModelFile) -> None:
+    types = {tensor.type_name for tensor in file.gguf.tensors.values()}
+    if missing := sorted(types - TENSOR_TYPES.keys()):
+        console.warning(f"this file cannot be run yet: it has tensors of type {', '.join(missing)}")
+
+
+def _print_table(console: Console, rows: dict[str, str]) -> None:
+    width = max(map(len, rows), default=0)
+    for label, text in rows.items():
+        console.answer(f"{label:{width}}  {one_line(text)}\n")
+
+
+def _printed_metadata(value: Any) -> str:
+    if isinstance(value, list | np.ndarray):
+        rest = ", ..." if len(value) > N_SHOWN else ""
+        elements = ", ".join(map(repr, _first(value)))
+        return f"{len(value)} x {element_type(value).name}: {elements}{rest}"
+    return str(value)
+
+
+def _printed_tensors(file: ModelFile) -> dict[str, str]:
+    return {
+        one_line(tensor.name): f"{tensor.type_name:5} {' x '.join(map(str, tensor.shape))}"
+        for tensor in file.gguf.tensors.values()
+    }
