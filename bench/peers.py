@@ -1,0 +1,131 @@
+"""Races pymixtral against llama.cpp on one GGUF file.
+
+    python bench/peers.py MODEL.gguf --peer-python PEER_VENV/bin/python
+
+Machines are noisy and their speed drifts, so only ratios from one run mean anything: every round
+measures each contender and the read bandwidth in turn. Each runs in a process of its own, with the
+same number of threads and the same token ids, which are random: a repeated token would ask the same
+two experts for ever.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from bandwidth import ReadBandwidth
+from contenders import PEER_DEFAULTS, WARM_UP_IDS, Ours, Peer, PeerError, peer_settings
+from race import Race, print_table
+
+from pymixtral.formats.gguf import GGUFFile
+from pymixtral.formats.hparams import HParams
+from pymixtral.formats.names import TensorRole, parse_name
+
+EXPERT_ROLES = {TensorRole.FFN_GATE, TensorRole.FFN_UP, TensorRole.FFN_DOWN}
+
+
+def bytes_per_token(gguf: GGUFFile, hparams: HParams) -> int:
+    """Bytes of weights that generating a token reads: of the experts, those that are used."""
+
+    def share(role: TensorRole) -> float:
+        if role is TensorRole.TOKEN_EMBD and not hparams.tied_output:
+            return 1 / hparams.n_vocab
+        if role in EXPERT_ROLES and hparams.n_experts:
+            return hparams.n_experts_used / hparams.n_experts
+        return 1.0
+
+    return round(sum(t.n_bytes * share(parse_name(t.name)[0]) for t in gguf.tensors.values()))
+
+
+@contextmanager
+def loaded(options: argparse.Namespace) -> Iterator[tuple[Ours, list[Peer]]]:
+    """The contenders. A peer that is not there is left out, and said to be."""
+    n_ctx = max(options.prompt, options.generate, len(WARM_UP_IDS))
+    peers: list[Peer] = []
+    with closing(Ours(options.model, n_ctx, options.threads)) as ours, ExitStack() as stack:
+        for settings in options.peer or [PEER_DEFAULTS]:
+            settings = settings | {"n_ctx": n_ctx, "n_threads": ours.llm.engine.threads}
+            try:
+                peer = Peer(options.peer_python, options.model, settings)
+            except PeerError as error:
+                print(f"llama_cpp is left out: {error}", file=sys.stderr)
+                break
+            peers.append(stack.enter_context(closing(peer)))
+        yield ours, peers
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", type=Path)
+    parser.add_argument("-p", "--prompt", type=int, default=512, help="tokens read (512)")
+    parser.add_argument("-n", "--generate", type=int, default=32, help="tokens generated (32)")
+    parser.add_argument("-r", "--rounds", type=int, default=5, help="rounds (5)")
+    parser.add_argument("-t", "--threads", type=int, help="default: all that may be used")
+    parser.add_argument("--seed", type=int, default=0, help="of the token ids (0)")
+    parser.add_argument(
+        "--peer-python", default=sys.executable, help="an interpreter that has llama_cpp (this one)"
+    )
+    parser.add_argument(
+        "--peer",
+        action="append",
+        type=peer_settings,
+        metavar="KEY=VALUE,...",
+        help="a peer's settings, as often as there are peers: n_batch (512), flash_attn (0), "
+        "repack (1: weights are copied into another layout)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser.parse_args()
+
+
+def run(ours: Ours, peers: list[Peer], options: argparse.Namespace) -> Race:
+    """Measures all rounds."""
+    random = np.random.default_rng(options.seed)
+    bandwidth = ReadBandwidth(ours.llm.engine.threads)
+    race = Race(
+        sizes={"prefill": options.prompt, "decode": options.generate},
+        bytes_per_token=bytes_per_token(ours.llm.file.gguf, ours.llm.file.hparams),
+    )
+    for i in range(options.rounds):
+        print(f"round {i + 1} of {options.rounds}", file=sys.stderr)
+        ids = random.integers(0, ours.llm.n_vocab, max(race.sizes.values())).tolist()
+        race.run_round([ours, *peers], bandwidth, ids)
+    return race
+
+
+def main() -> None:
+    options = parse_arguments()
+    with loaded(options) as (ours, peers):
+        race = run(ours, peers, options)
+        facts: dict[str, Any] = {
+            "model": options.model.name,
+            "threads": ours.llm.engine.threads,
+            "rounds": options.rounds,
+            "bytes_per_token": race.bytes_per_token,
+            "read_bytes_per_second": round(max(race.bandwidths)),
+            "seconds_to_ready": {c.name: round(c.seconds_to_ready, 2) for c in (ours, *peers)},
+        }
+    results = list(race.results())
+    if options.json:
+        print(json.dumps(facts | {"results": [asdict(result) for result in results]}, indent=2))
+    else:
+        print_facts(facts)
+        print_table(results)
+
+
+def print_facts(facts: dict[str, Any]) -> None:
+    print(f"{facts['model']}, {facts['threads']} threads, {facts['rounds']} rounds")
+    print(f"read bandwidth {facts['read_bytes_per_second'] / 1e9:.2f} GB/s, ", end="")
+    print(f"weights read for a generated token {facts['bytes_per_token'] / 1e9:.3f} GB")
+    for name, seconds in facts["seconds_to_ready"].items():
+        print(f"ready after {seconds:.2f} s: {name}")
+
+
+if __name__ == "__main__":
+    main()
