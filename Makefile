@@ -30,8 +30,8 @@ CHECKS    = $(patsubst tests/c/%.c,$(BUILD)/%,$(wildcard tests/c/check_*.c))
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
 
-build: ## editable install with the test and lint extras
-	$(PYTHON) -m pip install -e '.[test,lint]'
+build: ## editable install with the test and dev extras
+	$(PYTHON) -m pip install -e '.[test,dev]'
 
 test: ## the whole Python suite
 	$(PYTHON) -m pytest -q

@@ -8,7 +8,6 @@ import re
 from pathlib import Path
 
 from setuptools import setup
-from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 CENGINE = Path("cengine")
@@ -61,14 +60,6 @@ class BuildExt(build_ext):
         super().build_extension(ext)
 
 
-class Abi3Wheel(bdist_wheel):
-    """Tags the wheel cp311-abi3: one for Python 3.11 and up."""
-
-    def finalize_options(self) -> None:
-        self.py_limited_api = "cp311"
-        super().finalize_options()
-
-
 setup(
     include_package_data=False,  # package_data below says it all
     packages=["pymixtral", "pymixtral.cli", "pymixtral.formats"],
@@ -76,5 +67,6 @@ setup(
     package_data={"pymixtral": ["py.typed", "models/*"]},
     libraries=LIBRARIES,
     cffi_modules=["cengine/ffi_build.py:ffibuilder"],
-    cmdclass={"build_ext": BuildExt, "bdist_wheel": Abi3Wheel},
+    cmdclass={"build_ext": BuildExt},
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},  # one wheel for Python 3.11 and up
 )
