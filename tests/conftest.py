@@ -4,6 +4,9 @@ import os
 # then take ten times as long. This must come before numpy is first imported.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+# Subprocesses run the package that is installed, not the folder that the tests are started in.
+os.environ["PYTHONSAFEPATH"] = "1"
+
 from hypothesis import settings  # noqa: E402
 
 # A test's first example may load a vocabulary, and shared machines stall: no deadlines.
