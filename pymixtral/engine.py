@@ -202,14 +202,21 @@ def _kv_type(name: str) -> int:
 # ---- Handles: a C object that threads may be using while another closes it ----
 
 
+_this_thread = threading.local()  # .in_tap: whether it runs a tap's function
+
+
 class _Handle:
-    """Owns a C pointer. `close` waits until nobody uses it; later uses raise ClosedError."""
+    """Owns a C pointer. `close` waits until no other thread uses it; later uses raise ClosedError.
+
+    Uses are counted by thread, because Ctrl-C can strike the main thread between any two steps,
+    and a count that it left behind must not make that thread's own `close` wait for ever.
+    """
 
     def __init__(self, what: str, pointer: Any, free: Callable[[Any], None]) -> None:
         self._what = what
         self._pointer = pointer
         self._condition = threading.Condition()
-        self._n_users = 0
+        self._n_users: dict[int, int] = {}  # thread -> how often it is using the pointer
         self._closed = False
         self._finalizer = weakref.finalize(self, free, pointer)
 
@@ -219,23 +226,32 @@ class _Handle:
 
     @contextmanager
     def _use(self) -> Iterator[Any]:
+        thread = threading.get_ident()
         with self._condition:
             if self._closed:
                 raise ClosedError(f"{self._what} has been closed")
-            self._n_users += 1
+            self._n_users[thread] = self._n_users.get(thread, 0) + 1
         try:
             yield self._pointer
         finally:
             with self._condition:
-                self._n_users -= 1
+                self._n_users[thread] -= 1
                 self._condition.notify_all()
+
+    def _check_may_close(self) -> None:
+        if getattr(_this_thread, "in_tap", False):
+            raise EngineError(f"{self._what} cannot be closed from inside a tap")
 
     def _close(self) -> None:
         with self._condition:
             self._closed = True
-            while self._n_users:
+            while self._is_used_by_others():
                 self._condition.wait()
         self._finalizer()
+
+    def _is_used_by_others(self) -> bool:
+        me = threading.get_ident()
+        return any(n for thread, n in self._n_users.items() if thread != me)
 
 
 @dataclass(frozen=True, slots=True)
@@ -439,6 +455,7 @@ class Engine(_Handle):
 
     def close(self) -> None:
         """Cancels what runs, and frees the sessions and the engine. Closing twice is allowed."""
+        self._check_may_close()
         for session in list(self._sessions):
             session.close()
         self._helper.shutdown(wait=False)
@@ -490,20 +507,21 @@ def ce_tap_to_python(user: Any, event: Any) -> None:
         return np.frombuffer(ffi.buffer(pointer, n_bytes), dtype).reshape(shape).copy()
 
     n_rows, n_used = event.n_rows, event.n_used
-    ffi.from_handle(user)(
-        TapEvent(
-            role=event.role,
-            layer=event.layer,
-            expert=event.expert,
-            x=copied(event.x, np.float32, n_rows, event.n_cols),
-            item=copied(event.item, np.int32, n_rows),
-            position=copied(event.position, np.int32, n_rows),
-            chosen=copied(event.chosen, np.int32, n_rows, n_used) if n_used else None,
-            chosen_weight=copied(event.chosen_weight, np.float32, n_rows, n_used)
-            if n_used
-            else None,
-        )
+    shown = TapEvent(
+        role=event.role,
+        layer=event.layer,
+        expert=event.expert,
+        x=copied(event.x, np.float32, n_rows, event.n_cols),
+        item=copied(event.item, np.int32, n_rows),
+        position=copied(event.position, np.int32, n_rows),
+        chosen=copied(event.chosen, np.int32, n_rows, n_used) if n_used else None,
+        chosen_weight=copied(event.chosen_weight, np.float32, n_rows, n_used) if n_used else None,
     )
+    _this_thread.in_tap = True
+    try:
+        ffi.from_handle(user)(shown)
+    finally:
+        _this_thread.in_tap = False
 
 
 class Session(_Handle):
@@ -556,6 +574,7 @@ class Session(_Handle):
 
     def close(self) -> None:
         """Cancels what runs, and frees the KV cache. Closing twice is allowed."""
+        self._check_may_close()
         if not self.closed:
             self.cancel()
         self._close()

@@ -108,7 +108,6 @@ class Chat:
                 for piece in pieces:
                     self._console.answer(piece)
         except KeyboardInterrupt:
-            self._console.end_line()
             self._console.note("(stopped)")
         finally:
             self._console.end_line()
@@ -167,7 +166,6 @@ class Chat:
             conversation.drop_oldest_turn()
             n_forgotten += 1
         turns = "turn" if n_forgotten == 1 else f"{n_forgotten} turns"
-        self._console.end_terminal_line()
         self._console.note(f"(the context of {n_ctx} tokens is full: forgot the oldest {turns})")
 
 

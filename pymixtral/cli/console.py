@@ -52,7 +52,7 @@ class Console:
             self.answer("\n")
 
     def end_terminal_line(self) -> None:
-        """Like `end_line`, but only on a terminal, where the next thing said would be glued on."""
+        """Like `end_line`, but only on a terminal, where what comes next would be glued on."""
         if sys.stdout.isatty():
             self.end_line()
 
@@ -65,7 +65,7 @@ class Console:
     def note(self, text: str) -> None:
         """Say something about the answer."""
         if not self.quiet:
-            click.echo(one_line(text), err=True)
+            self._say(one_line(text))
 
     def warning(self, text: str) -> None:
         """Say what was assumed or repaired."""
@@ -73,7 +73,7 @@ class Console:
 
     def error(self, text: str) -> None:
         """Say what went wrong; `quiet` does not silence it."""
-        click.echo(f"error: {one_line(' '.join(text.split()))}", err=True)
+        self._say(f"error: {one_line(' '.join(text.split()))}")
 
     @contextmanager
     def status(self, text: str) -> Iterator[None]:
@@ -99,8 +99,13 @@ class Console:
         finally:
             self._overwrite("")
 
+    def _say(self, line: str) -> None:
+        self.end_terminal_line()
+        self._overwrite("")
+        click.echo(line, err=True)
+
     def _overwrite(self, text: str) -> None:
-        """On a terminal, show `text` in place of the last line that was shown this way."""
+        """On a terminal, show `text` in place of the last that was shown this way."""
         if sys.stderr.isatty() and not self.quiet:
             click.echo(_ERASE_LINE + text, nl=False, err=True)
 

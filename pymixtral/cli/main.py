@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -124,4 +125,7 @@ def main() -> NoReturn:
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # not None, as where the caller closed it
             stream.reconfigure(errors="replace")  # '?' for what the locale lacks, not a failure
-    program.main(prog_name="pymixtral")
+    try:
+        program.main(prog_name="pymixtral")
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would only be a traceback

@@ -66,9 +66,8 @@ def name(file: ModelFile) -> str:
 
 def summary(file: ModelFile) -> str:
     """One line: name, size, chat template."""
-    n_parameters = count_parameters(file)
     return (
-        f"{name(file)}: {n_parameters}, {bits_per_weight(file):.2f} bits per weight "
+        f"{name(file)}: {count_parameters(file)}, {bits_per_weight(file):.2f} bits per weight "
         f"({format_gb(file.weight_bytes)}); chat template {chat_template(file)}"
     )
 

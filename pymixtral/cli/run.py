@@ -57,7 +57,8 @@ def command(
     with loaded(console, model, load) as llm:
         with _start(llm, text, params, raw) as stream:
             if as_json:
-                deque(stream, maxlen=0)
+                with console.status("generating"):
+                    deque(stream, maxlen=0)
                 console.json(_document(stream.completion))
             else:
                 _show(console, stream)

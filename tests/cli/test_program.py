@@ -190,6 +190,19 @@ def test_ctrl_c_while_a_prompt_is_read(start, endless: Path) -> None:
     assert min(seconds) < 0.5
 
 
+def test_impatient_ctrl_c_does_no_harm(start, endless: Path) -> None:
+    """The second and third arrive while the first is being answered."""
+    process = start("run", "--raw", endless, "-", "--ctx", 65536)
+    process.stdin.write(b"7 " * 30_000)
+    process.stdin.close()
+    assert process.stderr.readline().startswith(b"endless.gguf: ")
+    time.sleep(0.5)
+    for _ in range(3):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.002)
+    assert process.wait() in (130, -signal.SIGINT)  # a shell shows both as 130
+
+
 def test_ctrl_c_while_an_answer_is_generated(start, endless: Path) -> None:
     process = start("run", "--raw", endless, "7", "--temperature", 0)
     interrupt(process)
