@@ -45,10 +45,24 @@ typedef enum {
     CE_TYPE_F32 = 0,
     CE_TYPE_F16 = 1,
     CE_TYPE_Q4_0 = 2,
+    CE_TYPE_Q4_1 = 3,
+    CE_TYPE_Q5_0 = 6,
+    CE_TYPE_Q5_1 = 7,
     CE_TYPE_Q8_0 = 8,
+    CE_TYPE_Q2_K = 10,
+    CE_TYPE_Q3_K = 11,
     CE_TYPE_Q4_K = 12,
     CE_TYPE_Q5_K = 13,
     CE_TYPE_Q6_K = 14,
+    CE_TYPE_IQ2_XXS = 16,
+    CE_TYPE_IQ2_XS = 17,
+    CE_TYPE_IQ3_XXS = 18,
+    CE_TYPE_IQ1_S = 19,
+    CE_TYPE_IQ4_NL = 20,
+    CE_TYPE_IQ3_S = 21,
+    CE_TYPE_IQ2_S = 22,
+    CE_TYPE_IQ4_XS = 23,
+    CE_TYPE_IQ1_M = 29,
     CE_TYPE_BF16 = 30
 } ce_type;
 
@@ -121,6 +135,10 @@ int32_t ce_default_threads(void);
 uint64_t ce_row_bytes(int32_t type, int64_t n_cols);
 /* Dequantizes n_cols elements at `src` (the generic kernel, bit-equal to ggml's formulas). */
 ce_status ce_dequantize(int32_t type, const void *src, float *dst, int64_t n_cols, ce_error *err);
+
+/* For programs, not for libraries: if a mapped file turns out to have been truncated (SIGBUS),
+ * writes `line` to stderr and ends the process with code 1. */
+void ce_explain_bus_errors(const char *line);
 
 /* ---- An engine ---- */
 
