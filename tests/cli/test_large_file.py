@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType, GGUFWriter
-from reference.mistral_v1 import processor, vocabulary
+from reference.mistral import processor, vocabulary
 from reference.tiny import TinyModel, tensor_shapes
 
 from pymixtral import memory
