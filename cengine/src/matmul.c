@@ -1,19 +1,35 @@
 #include "matmul.h"
 
-/* A chunk streams about this much of a matrix: enough to pay for handing it out, little enough
- * to be shared evenly and to answer a cancel at once. It depends on the matrix alone. */
-enum { CHUNK_BYTES = 64 * 1024, ROW_GROUP = 16 };
-
-static int chunk_rows(const ce_matrix *w) {
-    uint64_t rows = CHUNK_BYTES / w->row_bytes / ROW_GROUP * ROW_GROUP;
-    return rows < ROW_GROUP ? ROW_GROUP : rows > CE_CHUNK_ROWS ? CE_CHUNK_ROWS : (int)rows;
-}
+/* A chunk streams enough of a matrix to pay for handing it out and for the prefetch that runs past
+ * its end, and little enough to be shared evenly and to answer a cancel at once. */
+enum {
+    MIN_CHUNK_BYTES = 64 * 1024,
+    MAX_CHUNK_BYTES = 256 * 1024,
+    CHUNKS_PER_THREAD = 16,
+    ROW_GROUP = 16
+};
 
 typedef struct {
     const ce_pass *pass;
     const ce_matmul_job *jobs;
+    uint64_t chunk_bytes;
     int64_t first_chunk[CE_MAX_JOBS + 1]; /* of each job; the last entry counts all chunks */
 } matmul_loop;
+
+static uint64_t choose_chunk_bytes(const ce_matmul_job *jobs, int n_jobs, int n_threads) {
+    uint64_t total = 0;
+    for (int j = 0; j < n_jobs; j++)
+        total += (uint64_t)jobs[j].w.n_rows * jobs[j].w.row_bytes;
+    const uint64_t share = total / ((uint64_t)n_threads * CHUNKS_PER_THREAD);
+    return share < MIN_CHUNK_BYTES   ? MIN_CHUNK_BYTES
+           : share > MAX_CHUNK_BYTES ? MAX_CHUNK_BYTES
+                                     : share;
+}
+
+static int chunk_rows(const matmul_loop *loop, const ce_matrix *w) {
+    const uint64_t rows = loop->chunk_bytes / w->row_bytes / ROW_GROUP * ROW_GROUP;
+    return rows < ROW_GROUP ? ROW_GROUP : rows > CE_CHUNK_ROWS ? CE_CHUNK_ROWS : (int)rows;
+}
 
 static void multiply(const ce_pass *pass, const ce_matmul_job *job, const ce_matrix *w, int row,
                      int n_rows, float *y, size_t y_stride) {
@@ -29,7 +45,7 @@ static void matmul_chunk(void *ctx, int64_t chunk, int thread) {
     while (loop->first_chunk[j + 1] <= chunk)
         j++;
     const ce_matmul_job *job = &loop->jobs[j];
-    const int step = chunk_rows(&job->w);
+    const int step = chunk_rows(loop, &job->w);
     const int row = (int)(chunk - loop->first_chunk[j]) * step;
     const int n_rows = job->w.n_rows - row < step ? job->w.n_rows - row : step;
     const size_t stride = (size_t)job->w.n_rows;
@@ -53,9 +69,11 @@ static void count_calls(const ce_pass *pass, const ce_matmul_job *job) {
 }
 
 bool ce_matmul(const ce_pass *pass, const ce_matmul_job *jobs, int n_jobs) {
-    matmul_loop loop = {.pass = pass, .jobs = jobs};
+    const int n_threads = ce_pool_threads(pass->engine->pool);
+    matmul_loop loop = {
+        .pass = pass, .jobs = jobs, .chunk_bytes = choose_chunk_bytes(jobs, n_jobs, n_threads)};
     for (int j = 0; j < n_jobs; j++) {
-        const int step = chunk_rows(&jobs[j].w);
+        const int step = chunk_rows(&loop, &jobs[j].w);
         loop.first_chunk[j + 1] = loop.first_chunk[j] + (jobs[j].w.n_rows + step - 1) / step;
         count_calls(pass, &jobs[j]);
     }
