@@ -17,8 +17,9 @@ CORE      = $(wildcard cengine/src/*.c)
 GENERIC   = $(wildcard cengine/kernels/generic*.c)
 AVX2      = $(wildcard cengine/kernels/avx2*.c)
 AVX512VNNI = $(wildcard cengine/kernels/avx512vnni*.c)
+AMX       = $(wildcard cengine/kernels/amx*.c)
 ifneq (,$(filter x86_64 AMD64,$(shell uname -m)))
-ENGINE    = $(CORE) $(GENERIC) $(AVX2) $(AVX512VNNI)
+ENGINE    = $(CORE) $(GENERIC) $(AVX2) $(AVX512VNNI) $(AMX)
 else
 ENGINE    = $(CORE) $(GENERIC)
 endif
@@ -77,6 +78,7 @@ $(BUILD)/check_alloc: LDFLAGS_CHECK = -Wl,--wrap=ce_alloc,--wrap=ce_alloc_zeroed
 $(BUILD)/cengine/kernels/generic%.o: CFLAGS_TIER = $(CFLAGS_GENERIC)
 $(BUILD)/cengine/kernels/avx2%.o: CFLAGS_TIER = $(CFLAGS_AVX2)
 $(BUILD)/cengine/kernels/avx512vnni%.o: CFLAGS_TIER = $(CFLAGS_AVX512VNNI)
+$(BUILD)/cengine/kernels/amx%.o: CFLAGS_TIER = $(CFLAGS_AMX)
 
 $(BUILD)/%.o: %.c $(HEADERS) cengine/flags.mk
 	@mkdir -p $(@D)

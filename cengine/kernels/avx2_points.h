@@ -1,6 +1,5 @@
 /* The points of the grid types in AVX2 registers, 32 columns at a time, and their signs, a bit per
- * column. Both x86 tiers use them. Indices come out of 32- or 64-bit words by shifts: bytes that
- * are loaded one by one cost twice as much. */
+ * column. Both x86 tiers use them. */
 #ifndef CE_AVX2_POINTS_H
 #define CE_AVX2_POINTS_H
 
@@ -22,49 +21,41 @@ static inline uint64_t load_u64(const void *p) {
     return v;
 }
 
-/* Byte i of v, as the low byte of an index. */
-static inline unsigned low_byte(uint64_t v, int i) { return (unsigned)(v >> (8 * i)) & 255; }
-
-/* Four rows of a grid of points of 8. */
-static inline __m256i four_points(const uint64_t *grid, unsigned a, unsigned b, unsigned c,
-                                  unsigned d) {
-    return _mm256_setr_epi64x((int64_t)grid[a], (int64_t)grid[b], (int64_t)grid[c],
-                              (int64_t)grid[d]);
+/* Rows of a grid of points of 4, and of points of 8. */
+static inline __m256i eight_points_of_4(const uint32_t *grid, __m256i index) {
+    return _mm256_i32gather_epi32((const int *)grid, index, sizeof *grid);
 }
 
-/* Four rows of a grid of points of 4. */
-static inline __m128i four_short_points(const uint32_t *grid, unsigned a, unsigned b, unsigned c,
-                                        unsigned d) {
-    return _mm_setr_epi32((int)grid[a], (int)grid[b], (int)grid[c], (int)grid[d]);
+static inline __m256i four_points_of_8(const uint64_t *grid, __m128i index) {
+    return _mm256_i32gather_epi64((const long long *)grid, index, sizeof *grid);
+}
+
+/* Four bytes as the low bits of indices, with high bits of their own. */
+static inline __m128i four_indices(const uint8_t *low, __m128i high) {
+    return _mm_or_si128(_mm_cvtepu8_epi32(_mm_cvtsi32_si128((int)load_u32(low))), high);
+}
+
+static inline __m256i eight_bytes(const uint8_t *p) {
+    return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p));
 }
 
 /* ---- iq3_xxs, iq3_s ---- */
 
 static inline __m256i points_iq3_xxs(const uint8_t *block, int sub) {
-    const uint64_t q = load_u64(((const ce_block_iq3_xxs *)block)->qs + 8 * sub);
-    const uint32_t *grid = ce_iq3_xxs_grid;
-    return _mm256_set_m128i(
-        four_short_points(grid, low_byte(q, 4), low_byte(q, 5), low_byte(q, 6), low_byte(q, 7)),
-        four_short_points(grid, low_byte(q, 0), low_byte(q, 1), low_byte(q, 2), low_byte(q, 3)));
+    const uint8_t *qs = ((const ce_block_iq3_xxs *)block)->qs + 8 * sub;
+    return eight_points_of_4(ce_iq3_xxs_grid, eight_bytes(qs));
 }
 
 static inline uint32_t signs_iq3_xxs(const uint8_t *block, int sub) {
     return unpack_signs(((const ce_block_iq3_xxs *)block)->signs[sub]);
 }
 
-static inline unsigned index_iq3_s(uint64_t q, unsigned high, int i) {
-    return low_byte(q, i) | (high << (8 - i) & 0x100);
-}
-
 static inline __m256i points_iq3_s(const uint8_t *block, int sub) {
     const ce_block_iq3_s *b = (const ce_block_iq3_s *)block;
-    const uint64_t q = load_u64(b->qs + 8 * sub);
-    const unsigned h = b->qh[sub];
-    const uint32_t *grid = ce_iq3_s_grid;
-    return _mm256_set_m128i(four_short_points(grid, index_iq3_s(q, h, 4), index_iq3_s(q, h, 5),
-                                              index_iq3_s(q, h, 6), index_iq3_s(q, h, 7)),
-                            four_short_points(grid, index_iq3_s(q, h, 0), index_iq3_s(q, h, 1),
-                                              index_iq3_s(q, h, 2), index_iq3_s(q, h, 3)));
+    const __m256i to_bit_8 = _mm256_setr_epi32(8, 7, 6, 5, 4, 3, 2, 1);
+    const __m256i high = _mm256_and_si256(
+        _mm256_sllv_epi32(_mm256_set1_epi32(b->qh[sub]), to_bit_8), _mm256_set1_epi32(0x100));
+    return eight_points_of_4(ce_iq3_s_grid, _mm256_or_si256(eight_bytes(b->qs + 8 * sub), high));
 }
 
 static inline uint32_t signs_iq3_s(const uint8_t *block, int sub) {
@@ -74,9 +65,8 @@ static inline uint32_t signs_iq3_s(const uint8_t *block, int sub) {
 /* ---- iq2_xxs, iq2_xs, iq2_s ---- */
 
 static inline __m256i points_iq2_xxs(const uint8_t *block, int sub) {
-    const uint32_t q = load_u32(((const ce_block_iq2_xxs *)block)->sub[sub].qs);
-    return four_points(ce_iq2_xxs_grid, low_byte(q, 0), low_byte(q, 1), low_byte(q, 2),
-                       low_byte(q, 3));
+    const uint8_t *qs = ((const ce_block_iq2_xxs *)block)->sub[sub].qs;
+    return four_points_of_8(ce_iq2_xxs_grid, four_indices(qs, _mm_setzero_si128()));
 }
 
 static inline uint32_t signs_iq2_xxs(const uint8_t *block, int sub) {
@@ -89,8 +79,9 @@ static inline uint64_t words_iq2_xs(const uint8_t *block, int sub) {
 }
 
 static inline __m256i points_iq2_xs(const uint8_t *block, int sub) {
-    const uint64_t q = words_iq2_xs(block, sub);
-    return four_points(ce_iq2_xs_grid, q & 511, q >> 16 & 511, q >> 32 & 511, q >> 48 & 511);
+    const __m128i words = _mm_cvtsi64_si128((int64_t)words_iq2_xs(block, sub));
+    return four_points_of_8(ce_iq2_xs_grid,
+                            _mm_and_si128(_mm_cvtepu16_epi32(words), _mm_set1_epi32(511)));
 }
 
 static inline uint32_t signs_iq2_xs(const uint8_t *block, int sub) {
@@ -99,16 +90,11 @@ static inline uint32_t signs_iq2_xs(const uint8_t *block, int sub) {
                                  (q >> 33 & 0x7f000000)));
 }
 
-static inline unsigned index_iq2_s(uint32_t q, unsigned high, int i) {
-    return low_byte(q, i) | (high << (8 - 2 * i) & 0x300);
-}
-
 static inline __m256i points_iq2_s(const uint8_t *block, int sub) {
     const ce_block_iq2_s *b = (const ce_block_iq2_s *)block;
-    const uint32_t q = load_u32(b->qs + 4 * sub);
-    const unsigned h = b->qh[sub];
-    return four_points(ce_iq2_s_grid, index_iq2_s(q, h, 0), index_iq2_s(q, h, 1),
-                       index_iq2_s(q, h, 2), index_iq2_s(q, h, 3));
+    const __m128i pairs = _mm_sllv_epi32(_mm_set1_epi32(b->qh[sub]), _mm_setr_epi32(8, 6, 4, 2));
+    const __m128i high = _mm_and_si128(pairs, _mm_set1_epi32(0x300));
+    return four_points_of_8(ce_iq2_s_grid, four_indices(b->qs + 4 * sub, high));
 }
 
 static inline uint32_t signs_iq2_s(const uint8_t *block, int sub) {
@@ -117,16 +103,17 @@ static inline uint32_t signs_iq2_s(const uint8_t *block, int sub) {
 
 /* ---- iq1_s, iq1_m: in eighths, the 1 more or less not yet added ---- */
 
-static inline unsigned index_iq1(uint32_t q, unsigned high, int i) {
-    return low_byte(q, i) | (high & 7) << 8;
+/* Three high bits of each index, `step` bits apart. */
+static inline __m256i points_iq1(const uint8_t *qs, unsigned high, int step) {
+    const __m128i shift = _mm_setr_epi32(0, step, 2 * step, 3 * step);
+    const __m128i threes = _mm_srlv_epi32(_mm_set1_epi32((int)(high << 8)), shift);
+    return four_points_of_8(ce_iq1_grid,
+                            four_indices(qs, _mm_and_si128(threes, _mm_set1_epi32(0x700))));
 }
 
 static inline __m256i points_iq1_s(const uint8_t *block, int sub) {
     const ce_block_iq1_s *b = (const ce_block_iq1_s *)block;
-    const uint32_t q = load_u32(b->qs + 4 * sub);
-    const unsigned h = b->qh[sub];
-    return four_points(ce_iq1_grid, index_iq1(q, h, 0), index_iq1(q, h >> 3, 1),
-                       index_iq1(q, h >> 6, 2), index_iq1(q, h >> 9, 3));
+    return points_iq1(b->qs + 4 * sub, b->qh[sub], 3);
 }
 
 /* Four nibbles of the points' high bits and shifts. */
@@ -136,10 +123,8 @@ static inline unsigned nibbles_iq1_m(const uint8_t *block, int sub) {
 }
 
 static inline __m256i points_iq1_m(const uint8_t *block, int sub) {
-    const uint32_t q = load_u32(((const ce_block_iq1_m *)block)->qs + 4 * sub);
-    const unsigned h = nibbles_iq1_m(block, sub);
-    return four_points(ce_iq1_grid, index_iq1(q, h, 0), index_iq1(q, h >> 4, 1),
-                       index_iq1(q, h >> 8, 2), index_iq1(q, h >> 12, 3));
+    const ce_block_iq1_m *b = (const ce_block_iq1_m *)block;
+    return points_iq1(b->qs + 4 * sub, nibbles_iq1_m(block, sub), 4);
 }
 
 #endif

@@ -132,30 +132,57 @@ INLINE void store_rows(float *y, __m512 acc, int n_rows) {
 
 /* ---- Stream ---- */
 
+enum { CACHE_LINE = 64, SPANS_AHEAD = 4 };
+
+/* Sixteen rows are sixteen streams that end after a page or two: the hardware's prefetcher barely
+ * gets going in them. This is how far ahead of the span at block b0 to fetch: some spans and, near
+ * the end of the rows, into the sixteen behind them. */
+INLINE size_t prefetch_distance(const block_format *f, int b0, int n_blocks, size_t row_bytes) {
+    const size_t distance = SPANS_AHEAD * (SPAN / f->sub_blocks * f->block_bytes);
+    return b0 + SPANS_AHEAD * SPAN < n_blocks ? distance : distance + (ROWS - 1) * row_bytes;
+}
+
+INLINE void prefetch_span(const block_format *f, const uint8_t *at) {
+    for (size_t i = 0; i < SPAN / f->sub_blocks * f->block_bytes; i += CACHE_LINE) {
+        _mm_prefetch((const char *)at + i, _MM_HINT_T0);
+    }
+}
+
+/* acc plus the product of block b of the span with the activations' block `at`. */
+INLINE __m512 stream_block(const block_format *f, __m512 acc, const uint8_t *const row[ROWS],
+                           const row_scales *s, int b, const ce_acts *x, int at,
+                           const span_sums x_sums) {
+    const __m512i xq =
+        _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)(x->q + at * CE_QK)));
+    const __m512i zero = _mm512_setzero_si512();
+    const __m512i excess = _mm512_dpbusd_epi32(zero, _mm512_set1_epi8((char)f->offset), xq);
+    const __m512i start = f->offset != 0 ? _mm512_sub_epi32(zero, excess) : zero;
+    __m512i sums[PAIRS], half[2];
+    for (int k = 0; k < PAIRS; k++) {
+        sums[k] = _mm512_dpbusd_epi32(start, quants_at(f, row, k, b), xq);
+    }
+    sum_halves(half, sums);
+    return accumulate(f, acc, half, s, b, x->scale[at], x->sum[at], x_sums);
+}
+
 INLINE __m512 stream_rows(const block_format *f, const uint8_t *row[ROWS], const ce_acts *x,
-                          int n_blocks) {
+                          int n_blocks, size_t row_bytes) {
     __m512 acc = _mm512_setzero_ps();
     for (int b0 = 0; b0 < n_blocks; b0 += SPAN) {
         const int n = f->sub_blocks == SPAN ? SPAN : min_int(SPAN, n_blocks - b0);
+        const size_t ahead = prefetch_distance(f, b0, n_blocks, row_bytes);
         row_scales s;
         f->scales(&s, row, n);
         span_sums x_sums;
         if (f->has_min_mult) {
             find_sums(x_sums, x->q + b0 * CE_QK);
         }
+#pragma GCC unroll 8 /* SPAN: makes the shifts in quants() constants */
         for (int b = 0; b < n; b++) {
-            const int at = b0 + b;
-            const __m512i xq =
-                _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)(x->q + at * CE_QK)));
-            const __m512i zero = _mm512_setzero_si512();
-            const __m512i excess = _mm512_dpbusd_epi32(zero, _mm512_set1_epi8((char)f->offset), xq);
-            const __m512i start = f->offset != 0 ? _mm512_sub_epi32(zero, excess) : zero;
-            __m512i sums[PAIRS], half[2];
-            for (int k = 0; k < PAIRS; k++) {
-                sums[k] = _mm512_dpbusd_epi32(start, quants_at(f, row, k, b), xq);
-            }
-            sum_halves(half, sums);
-            acc = accumulate(f, acc, half, &s, b, x->scale[at], x->sum[at], x_sums);
+            /* Two rows a block: in one burst they would find no free line buffers. */
+            prefetch_span(f, row[2 * b] + ahead);
+            prefetch_span(f, row[2 * b + 1] + ahead);
+            acc = stream_block(f, acc, row, &s, b, x, b0 + b, x_sums);
         }
         advance_rows(row, f);
     }
@@ -167,7 +194,8 @@ INLINE void matmul_stream(const block_format *f, float *y, const void *w, size_t
     for (int r = 0; r < n_rows; r += ROWS) {
         const uint8_t *row[ROWS];
         point_at_rows(row, w, w_row_bytes, r, n_rows);
-        store_rows(y + r, stream_rows(f, row, x, n_cols / CE_QK), n_rows - r);
+        const __m512 acc = stream_rows(f, row, x, n_cols / CE_QK, w_row_bytes);
+        store_rows(y + r, acc, n_rows - r);
     }
 }
 

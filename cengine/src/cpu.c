@@ -1,6 +1,7 @@
 #if defined(__linux__)
 #define _GNU_SOURCE
 #include <sched.h>
+#include <sys/syscall.h>
 #endif
 
 #include "cpu.h"
@@ -27,18 +28,22 @@ enum {
     LEAF7_EBX_AVX512F = 1 << 16,
     LEAF7_EBX_AVX512DQ = 1 << 17,
     LEAF7_EBX_AVX512BW = 1 << 30,
-    LEAF7_ECX_AVX512VNNI = 1 << 11
+    LEAF7_ECX_AVX512VNNI = 1 << 11,
+    LEAF7_EDX_AMX_BF16 = 1 << 22,
+    LEAF7_EDX_AMX_TILE = 1 << 24,
+    LEAF7_1_EAX_AVX512_BF16 = 1 << 5
 };
 static const unsigned LEAF7_EBX_AVX512VL = 1u << 31;
 
 /* XCR0: register state that the operating system saves. */
 enum {
-    XCR0_YMM = 1 << 1 | 1 << 2,                    /* xmm and ymm */
-    XCR0_ZMM = XCR0_YMM | 1 << 5 | 1 << 6 | 1 << 7 /* mask registers and zmm */
+    XCR0_YMM = 1 << 1 | 1 << 2,                     /* xmm and ymm */
+    XCR0_ZMM = XCR0_YMM | 1 << 5 | 1 << 6 | 1 << 7, /* mask registers and zmm */
+    XCR0_TILES = 1 << 17 | 1 << 18                  /* tile configuration and data */
 };
 
 typedef struct {
-    unsigned leaf1_ecx, leaf7_ebx, leaf7_ecx, xcr0;
+    unsigned leaf1_ecx, leaf7_ebx, leaf7_ecx, leaf7_edx, leaf7_1_eax, xcr0;
 } x86_features;
 
 static unsigned read_xcr0(void) {
@@ -56,6 +61,10 @@ static x86_features read_features(void) {
     if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) {
         f.leaf7_ebx = ebx;
         f.leaf7_ecx = ecx;
+        f.leaf7_edx = edx;
+    }
+    if (__get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx)) {
+        f.leaf7_1_eax = eax;
     }
     if (f.leaf1_ecx & LEAF1_ECX_OSXSAVE) {
         f.xcr0 = read_xcr0();
@@ -77,6 +86,24 @@ bool ce_cpu_has_avx512vnni(void) {
            has_all(f.leaf7_ebx, LEAF7_EBX_AVX512F | LEAF7_EBX_AVX512BW | LEAF7_EBX_AVX512DQ |
                                     LEAF7_EBX_AVX512VL) &&
            has_all(f.leaf7_ecx, LEAF7_ECX_AVX512VNNI) && has_all(f.xcr0, XCR0_ZMM);
+}
+
+/* Linux saves the 8 KB of tiles only for processes that ask (Documentation/arch/x86/xstate.rst). */
+static bool request_tiles(void) {
+#if defined(__linux__)
+    enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
+    return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
+#else
+    return false;
+#endif
+}
+
+bool ce_cpu_has_amx(void) {
+    const x86_features f = read_features();
+    return ce_cpu_has_avx512vnni() &&
+           has_all(f.leaf7_edx, LEAF7_EDX_AMX_TILE | LEAF7_EDX_AMX_BF16) &&
+           has_all(f.leaf7_1_eax, LEAF7_1_EAX_AVX512_BF16) && has_all(f.xcr0, XCR0_TILES) &&
+           request_tiles();
 }
 #endif
 

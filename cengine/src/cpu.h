@@ -8,5 +8,7 @@
 bool ce_cpu_has_generic(void);
 bool ce_cpu_has_avx2(void);
 bool ce_cpu_has_avx512vnni(void);
+/* Asks the operating system for the permission to use tiles, for the whole process. */
+bool ce_cpu_has_amx(void);
 
 #endif

@@ -18,6 +18,7 @@ static const tier tiers[] = {
 #if defined(__x86_64__)
     {"avx2", ce_cpu_has_avx2, ce_kernels_avx2},
     {"avx512vnni", ce_cpu_has_avx512vnni, ce_kernels_avx512vnni},
+    {"amx", ce_cpu_has_amx, ce_kernels_amx},
 #endif
 };
 

@@ -51,6 +51,7 @@ typedef struct {
     ce_act_rows hidden;     /* [P][ffn_dim]: silu(gate) * up */
     float *expert_out;      /* [P][dim] */
     float *up_tile;         /* [n_threads][P][CE_CHUNK_ROWS] */
+    uint16_t *packed;       /* inputs of the jobs of one ce_matmul; if the tier packs them */
 
     int32_t *head_row; /* [B]: rows whose logits are wanted */
     float *logits;     /* [CE_HEAD_ROWS][n_vocab] */
@@ -67,7 +68,7 @@ enum {
 
 /* Points the arrays into the arena, which measures them when its base is NULL. */
 void ce_scratch_lay_out(ce_scratch *s, ce_arena *arena, const ce_hparams *hp, int batch_rows,
-                        int n_threads);
+                        int n_threads, bool packed);
 
 struct ce_engine {
     ce_model model;

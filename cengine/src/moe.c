@@ -60,7 +60,8 @@ static void route_chunk(void *ctx, int64_t row, int thread) {
     }
     const ce_matrix w = ce_weight_matrix(&loop->layer->router, 0);
     const ce_acts x = ce_act_view(&s->norm, row);
-    engine->kernels.matmul[loop->pass->phase][w.type].run(
+    /* One row at a time in either phase: the kernels for that. */
+    engine->kernels.matmul[CE_PHASE_GENERATED][w.type].run(
         logits, (size_t)m->n_experts, w.data, (size_t)w.row_bytes, m->n_experts, &x, 1, m->hp.dim);
     if (all_finite(logits, m->n_experts)) {
         top_k(logits, m->n_experts, m->n_used, chosen);

@@ -116,6 +116,10 @@ static float x_f32[MAX_TOKENS * MAX_COLS];
 static int8_t x_q[MAX_TOKENS * MAX_COLS];
 static float x_scale[MAX_TOKENS * MAX_COLS / CE_QK];
 static int32_t x_sum[MAX_TOKENS * MAX_COLS / CE_QK];
+static uint16_t x_packed[(MAX_TOKENS + CE_PACK_ROWS) * MAX_COLS];
+static size_t x_packed_bytes;
+
+static ce_kernels kernels; /* of the tier under test */
 
 static void random_activation_block(int8_t *q, float *scale, int32_t *sum, regime r, bool zero) {
     const int all = r == ORDINARY ? 0 : random_int(-1, 1); /* all of them +127 or -127, or not */
@@ -138,6 +142,31 @@ static void random_activations(int n_tokens, int n_cols, regime r) {
                                     r == UNIT && b != filled);
         }
     }
+}
+
+/* Packs n_tokens tokens from t0 on. */
+static void pack_tokens(int t0, int n_tokens, int n_cols) {
+    x_packed_bytes = 0;
+    for (int t = 0; t < n_tokens; t += CE_PACK_ROWS) {
+        const int n = n_tokens - t < CE_PACK_ROWS ? n_tokens - t : CE_PACK_ROWS;
+        (void)t;
+        kernels.pack_acts(x_packed + (size_t)t * n_cols, x_f32 + (size_t)(t0 + t) * n_cols, n,
+                          n_cols);
+        x_packed_bytes += (size_t)CE_PACK_ROWS * n_cols * sizeof *x_packed;
+    }
+}
+
+/* The first n_tokens tokens in the form that the kernel wants. */
+static ce_acts activations(const ce_matmul_kernel *kernel, const weight_type *type, int n_tokens,
+                           int n_cols) {
+    if (type->unpack == NULL) {
+        return (ce_acts){.f32 = x_f32};
+    }
+    if (!kernel->packed) {
+        return (ce_acts){.q = x_q, .scale = x_scale, .sum = x_sum};
+    }
+    pack_tokens(0, n_tokens, n_cols);
+    return (ce_acts){.packed = x_packed};
 }
 
 /* ---- The definition, in double ---- */
@@ -178,13 +207,19 @@ static reference reference_floats(ce_type type, const void *row, int t, int n_co
     return y;
 }
 
-/* How many units of 2^-24 * magnitude the error may be: one per rounding along a chain of sums. */
-static double error_units(const weight_type *type, int n_cols) {
+/* How many units of 2^-24 * magnitude the error may be: one per rounding along a chain of sums, and
+ * 2^17 for both factors of a product rounded to bf16. */
+static double error_units(const ce_matmul_kernel *kernel, const weight_type *type, int n_cols) {
+    if (kernel->packed) {
+        return 0x1p17 + n_cols;
+    }
     return type->unpack != NULL ? 4.0 + 4.0 * n_cols / CE_QK : 8.0 + n_cols / 8.0;
 }
 
-static void check_accuracy(const weight_type *type, const uint8_t *w, const float *y, int n_rows,
-                           int n_tokens, int n_cols, regime r) {
+static void check_accuracy(const ce_matmul_kernel *kernel, const weight_type *type,
+                           const uint8_t *w, const float *y, int n_rows, int n_tokens, int n_cols,
+                           regime r) {
+    const bool exact = r == UNIT && !kernel->packed;
     const size_t row_bytes = (size_t)ce_row_bytes(type->type, n_cols);
     for (int t = 0; t < n_tokens; t++) {
         for (int row = 0; row < n_rows; row++) {
@@ -193,8 +228,8 @@ static void check_accuracy(const weight_type *type, const uint8_t *w, const floa
                                        ? reference_blocks(type->unpack, p, t, n_cols)
                                        : reference_floats(type->type, p, t, n_cols);
             const double got = y[(size_t)t * n_rows + row];
-            const double bound =
-                r == UNIT ? 0 : error_units(type, n_cols) * 0x1p-24 * want.magnitude + 0x1p-126;
+            const double units = error_units(kernel, type, n_cols);
+            const double bound = exact ? 0 : units * 0x1p-24 * want.magnitude + 0x1p-126;
             CHECK(fabs(got - want.dot) <= bound, "row %d token %d of %d columns: %.9g, not %.9g",
                   row, t, n_cols, got, want.dot);
         }
@@ -221,6 +256,9 @@ static void check_cut(const ce_matmul_kernel *kernel, const weight_type *type, c
     ce_acts x = {0};
     if (type->unpack == NULL) {
         x.f32 = guarded_copy(&guard_x, where, x_f32 + x0, n_x * sizeof(float));
+    } else if (kernel->packed) {
+        pack_tokens(t0, n_tokens, n_cols);
+        x.packed = guarded_copy(&guard_x, where, x_packed, x_packed_bytes);
     } else {
         const size_t b0 = x0 / CE_QK, n_b = n_x / CE_QK;
         x.q = guarded_copy(&guard_x, where, x_q + x0, n_x);
@@ -253,10 +291,12 @@ static void check_shape(const ce_matmul_kernel *kernel, const weight_type *type,
     const size_t row_bytes = (size_t)ce_row_bytes(type->type, n_cols);
     random_weights(weights, type, (int64_t)MAX_ROWS * n_cols, r);
     random_activations(MAX_TOKENS, n_cols, r);
-    const ce_acts x = type->unpack == NULL ? (ce_acts){.f32 = x_f32}
-                                           : (ce_acts){.q = x_q, .scale = x_scale, .sum = x_sum};
+    for (int i = 0; kernel->packed && i < MAX_TOKENS * n_cols; i++) {
+        x_f32[i] = x_scale[i / CE_QK] * x_q[i];
+    }
+    const ce_acts x = activations(kernel, type, MAX_TOKENS, n_cols);
     kernel->run(whole_product, MAX_ROWS, weights, row_bytes, MAX_ROWS, &x, MAX_TOKENS, n_cols);
-    check_accuracy(type, weights, whole_product, MAX_ROWS, MAX_TOKENS, n_cols, r);
+    check_accuracy(kernel, type, weights, whole_product, MAX_ROWS, MAX_TOKENS, n_cols, r);
     for (int n_rows = 1; n_rows <= MAX_ROWS; n_rows++) {
         for (int n_tokens = 1; n_tokens <= TAIL_TOKENS; n_tokens++) {
             if (all_tails || random_int(0, 19) == 0) {
@@ -280,9 +320,10 @@ static void check_misaligned(const ce_matmul_kernel *kernel, const weight_type *
     static float y[MAX_TOKENS * MAX_ROWS];
     memcpy(moved + 1, weights, sizeof weights);
     memcpy(moved_q + 1, x_q, sizeof x_q);
-    const ce_acts x = type->unpack == NULL
-                          ? (ce_acts){.f32 = x_f32}
-                          : (ce_acts){.q = moved_q + 1, .scale = x_scale, .sum = x_sum};
+    ce_acts x = activations(kernel, type, MAX_TOKENS, n_cols);
+    if (x.q != NULL) {
+        x.q = moved_q + 1;
+    }
     kernel->run(y, MAX_ROWS, moved + 1, (size_t)ce_row_bytes(type->type, n_cols), MAX_ROWS, &x,
                 MAX_TOKENS, n_cols);
     CHECK(memcmp(y, whole_product, sizeof y) == 0, "%d columns at odd addresses", n_cols);
@@ -294,8 +335,7 @@ static void check_nan(const ce_matmul_kernel *kernel, const weight_type *type, i
     const int bad = random_int(0, TAIL_TOKENS - 1);
     x_f32[(size_t)bad * n_cols + random_int(0, n_cols - 1)] = NAN;
     x_scale[(size_t)bad * (n_cols / CE_QK) + random_int(0, n_cols / CE_QK - 1)] = NAN;
-    const ce_acts x = type->unpack == NULL ? (ce_acts){.f32 = x_f32}
-                                           : (ce_acts){.q = x_q, .scale = x_scale, .sum = x_sum};
+    const ce_acts x = activations(kernel, type, TAIL_TOKENS, n_cols);
     kernel->run(y, MAX_ROWS, weights, (size_t)ce_row_bytes(type->type, n_cols), MAX_ROWS, &x,
                 TAIL_TOKENS, n_cols);
     for (int t = 0; t < TAIL_TOKENS; t++) {
@@ -335,7 +375,7 @@ static bool same_as_prompt(const ce_kernels *k, int phase, const weight_type *ty
 
 /* ---- Speed ---- */
 
-enum { BENCH_SIZE = 4096, BENCH_TOKENS = 64 };
+enum { BENCH_SIZE = 4096, BENCH_TOKENS = 256 };
 
 /* Billions of multiplications a second: the best of several runs. */
 static double measure(const ce_matmul_kernel *kernel, float *y, const void *w, size_t row_bytes,
@@ -359,7 +399,9 @@ static void bench_type(const weight_type *type, const char *filter) {
     float *y = malloc(n_x * sizeof(float));
     int8_t *q = malloc(n_x);
     int32_t *sum = malloc(n_x / CE_QK * sizeof(int32_t));
-    if (w == NULL || floats == NULL || scale == NULL || y == NULL || q == NULL || sum == NULL) {
+    uint16_t *packed = malloc(n_x * sizeof(uint16_t));
+    if (w == NULL || floats == NULL || scale == NULL || y == NULL || q == NULL || sum == NULL ||
+        packed == NULL) {
         perror("malloc");
         exit(2);
     }
@@ -368,18 +410,25 @@ static void bench_type(const weight_type *type, const char *filter) {
     ce_kernels k;
     ce_kernels_generic(&k);
     k.quantize_act(q, scale, sum, floats, (int)n_x);
-    const ce_acts x = type->unpack == NULL ? (ce_acts){.f32 = floats}
-                                           : (ce_acts){.q = q, .scale = scale, .sum = sum};
+    ce_acts x = {.q = q, .scale = scale, .sum = sum, .packed = packed};
+    if (type->unpack == NULL) {
+        x.f32 = floats;
+    }
     for (int tier = 0; ce_tier_name(tier) != NULL; tier++) {
         for (int phase = 0; phase < CE_N_PHASES && tier_kernels(tier, &k); phase++) {
             const ce_matmul_kernel *kernel = &k.matmul[phase][type->type];
             if (strstr(kernel->name, filter) == NULL || same_as_prompt(&k, phase, type)) {
                 continue;
             }
+            for (int t = 0; kernel->packed && t < BENCH_TOKENS; t += CE_PACK_ROWS) {
+                k.pack_acts(packed + t * BENCH_SIZE, floats + t * BENCH_SIZE, CE_PACK_ROWS,
+                            BENCH_SIZE);
+            }
             const double one = measure(kernel, y, w, row_bytes, &x, 1);
-            printf("%-28s %8.2f %8.2f %8.2f GMAC/s at 1, 8, 64 tokens; %6.2f GB/s at 1\n",
+            printf("%-28s %8.2f %8.2f %8.2f GMAC/s at 1, 8, 256 tokens; %6.2f GB/s at 1\n",
                    kernel->name, one, measure(kernel, y, w, row_bytes, &x, 8),
-                   measure(kernel, y, w, row_bytes, &x, 64), one * row_bytes / BENCH_SIZE);
+                   measure(kernel, y, w, row_bytes, &x, BENCH_TOKENS),
+                   one * row_bytes / BENCH_SIZE);
         }
     }
     free(w);
@@ -388,6 +437,7 @@ static void bench_type(const weight_type *type, const char *filter) {
     free(y);
     free(q);
     free(sum);
+    free(packed);
 }
 
 int main(int argc, char **argv) {
@@ -399,20 +449,19 @@ int main(int argc, char **argv) {
         return 0;
     }
     guard_w = guarded_new(sizeof weights);
-    guard_x = guarded_new(sizeof x_f32);
+    guard_x = guarded_new(sizeof x_f32 + sizeof x_packed);
     guard_scale = guarded_new(sizeof x_scale);
     guard_sum = guarded_new(sizeof x_sum);
     guard_y = guarded_new(MAX_TOKENS * (MAX_ROWS + 3) * sizeof(float));
-    ce_kernels k;
     for (int tier = 0; ce_tier_name(tier) != NULL; tier++) {
-        if (!tier_kernels(tier, &k)) {
+        if (!tier_kernels(tier, &kernels)) {
             printf("skipped: this CPU lacks %s\n", ce_tier_name(tier));
             continue;
         }
         for (int phase = 0; phase < CE_N_PHASES; phase++) {
             for (int i = 0; i < N_TYPES; i++) {
-                if (!same_as_prompt(&k, phase, &types[i])) {
-                    check_kernel(&k.matmul[phase][types[i].type], &types[i]);
+                if (!same_as_prompt(&kernels, phase, &types[i])) {
+                    check_kernel(&kernels.matmul[phase][types[i].type], &types[i]);
                 }
             }
         }

@@ -15,6 +15,7 @@ from pymixtral.engine import TENSOR_TYPES, Engine, EngineOptions, EvalItem, Phas
 SUPPORTED_TIERS = [name for name, supported in tiers().items() if supported]
 IDS = random_ids(BLOCK_MODEL, 41)
 N_CTX = 64
+AMX_TYPES = ("Q4_0", "Q8_0", "Q4_K", "Q5_K", "Q6_K")
 
 pytestmark = [
     pytest.mark.parametrize("type_name", TENSOR_TYPES),
@@ -89,6 +90,13 @@ def test_truncate_and_copy(engine: Engine, phase: Phase) -> None:
         assert len(again) == len(IDS)
 
 
+def home_of_kernel(type_name: str, tier: str, phase: Phase) -> str:
+    """The tier whose kernel runs: AMX has kernels for prompts, and for some types, alone."""
+    if tier == "amx" and (phase is Phase.GENERATED or type_name not in AMX_TYPES):
+        return "avx512vnni"
+    return tier
+
+
 def test_phase_picks_the_kernel(type_name: str, tier: str, phase: Phase, engine: Engine) -> None:
     type_id = TENSOR_TYPES[type_name]
 
@@ -103,17 +111,19 @@ def test_phase_picks_the_kernel(type_name: str, tier: str, phase: Phase, engine:
     assert ran == [phase]
     kernel = engine.kernel(type_id, phase)
     assert kernel is not None
-    assert kernel[0].lower() == f"{type_name}/{tier}/{phase.name}".lower()
+    home = home_of_kernel(type_name, tier, phase)
+    assert kernel[0].lower() == f"{type_name}/{home}/{phase.name}".lower()
     assert engine.tier == tier
 
 
-def test_tiers_agree(type_name: str, phase: Phase, engine: Engine) -> None:
+def test_tiers_agree(type_name: str, tier: str, phase: Phase, engine: Engine) -> None:
     """Not bit for bit between tiers, but to within rounding.
 
     The last bit of an activation can move its int8 by one, and a router's choice with it: few
     logits differ visibly, so it is the median that is bounded. The kernels alone are compared
-    exactly, by tests/c/check_kernels.c.
+    exactly, by tests/c/check_kernels.c. AMX rounds to bf16, and routes some tokens otherwise.
     """
     expected = alone(shared_engine(type_name, "generic"), IDS, phase, "f32")
     difference = np.abs(alone(engine, IDS, phase, "f32") - expected)
-    assert np.median(difference) < 1e-2 * expected.std()
+    tolerance = 0.1 if home_of_kernel(type_name, tier, phase) == "amx" else 1e-2
+    assert np.median(difference) < tolerance * expected.std()

@@ -1,0 +1,9 @@
+/* The families of AMX kernels; each overlays its part of the struct. */
+#ifndef CE_AMX_H
+#define CE_AMX_H
+
+#include "kernels.h"
+
+void ce_amx_matmul(ce_kernels *k);
+
+#endif
