@@ -19,7 +19,7 @@ from .errors import FormatError
 
 # Bounds of ours: a Mixtral of 56 layers in one file takes 64,000 opcodes.
 MAX_PICKLE_BYTES = 8 << 20
-MAX_OPCODES = 1 << 18
+MAX_OPCODES = 1 << 17
 MAX_DEPTH = 1 << 12  # of the stack
 MAX_TEXT_BYTES = 1 << 12
 MAX_DIMS = 8
@@ -100,12 +100,12 @@ class _Machine:
     def run(self) -> Any:
         for _ in range(MAX_OPCODES):
             self._start = self._cursor.pos
-            code = bytes(self._cursor.take(1, "data.pkl"))
-            if code == b".":
+            code = self._cursor.take(1, "data.pkl")[0]
+            if code == _STOP:
                 return self._pop()
-            if code not in _OPCODES:
-                raise self._error(f"opcode {code!r} is not allowed")
-            _OPCODES[code](self)
+            if code not in _BY_CODE:
+                raise self._error(f"opcode {bytes([code])!r} is not allowed")
+            _BY_CODE[code](self)
             if len(self._stack) > MAX_DEPTH:
                 raise self._error(f"more than {MAX_DEPTH} values are stacked")
         raise self._error(f"has more than {MAX_OPCODES} opcodes")
@@ -315,3 +315,6 @@ _OPCODES: dict[bytes, Callable[[_Machine], None]] = {
     b"R": _Machine.reduce,
     b"b": _Machine.build,
 }
+
+_STOP = ord(".")
+_BY_CODE = {code[0]: run for code, run in _OPCODES.items()}
