@@ -7,7 +7,7 @@ operations is that of the PyPI package `gguf`, to which the results are bit-equa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import IntEnum
 from typing import Any, NamedTuple
 
@@ -127,6 +127,26 @@ _LAYOUTS: dict[TypeId, np.dtype[Any]] = {
     ),
     **{TypeId[name]: layout for name, layout in iq_blocks.LAYOUTS.items()},
 }
+
+
+def scales(data: memoryview | bytes, type_id: int) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+    """The float16 scales in a tensor's bytes by field, or all values where it has no blocks.
+
+    BF16 values are given as float32.
+
+    Raises:
+        ValueError: the type's layout is not known here.
+    """
+    if type_id not in _LAYOUTS:
+        raise ValueError(f"the layout of type {TYPES[type_id].name} is not known")
+    layout = _LAYOUTS[TypeId(type_id)]
+    blocks = np.frombuffer(data, layout)
+    if layout.names is None:
+        yield "values", _decode_bf16(blocks) if type_id == TypeId.BF16 else blocks
+        return
+    for name in layout.names:
+        if layout[name] == np.dtype("<f2"):
+            yield name, blocks[name]
 
 
 def row_bytes(type_id: int, n_values: int) -> int:

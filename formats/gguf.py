@@ -175,6 +175,11 @@ class GGUFFile:
             raise ValueError(f"{self.path} is closed")
         return self._file.view[info.offset : info.offset + info.n_bytes]
 
+    def release(self, name: str) -> None:
+        """Let go of the memory of a tensor that is not needed again soon."""
+        info = self.tensors[name]
+        self._file.release(info.offset, info.n_bytes)
+
     def array(self, name: str) -> npt.NDArray[np.float32]:
         """Tensor `name` as float32 of its shape, decoded by numpy: for tests and small tools."""
         info = self.tensors[name]

@@ -1,14 +1,15 @@
 """Writing GGUF files, one tensor (or a part of one) at a time.
 
 The final path holds the old file, or the whole new one, whatever happens in between: the bytes go
-to a temporary file beside it, which is flushed to the disk, checked, and renamed over it.
+to a temporary file beside it, which is flushed to the disk, checked, and renamed over it. See
+`partial` for what a later run can take over from one that was killed.
 """
 
 from __future__ import annotations
 
 import os
-import secrets
 import struct
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -32,6 +33,7 @@ from .gguf import (
     ValueType,
     element_type,
 )
+from .partial import PartialFile
 
 
 class GGUFWriter:
@@ -46,6 +48,10 @@ class GGUFWriter:
         alignment: of the tensors' data, in bytes: a multiple of 8.
         check: called with the temporary file once it is complete, before it is renamed; what it
             raises is raised.
+        job: names the input and the options. With it, what is written can be taken over by a
+            writer of the same job if this process is killed.
+        resume: take over what an earlier writer of this `job` has finished, and leave what this one
+            has finished if an exception ends it. `begin` tells how much was taken over.
 
     Raises (all methods):
         ValueError: the call would make a malformed file, or is out of order.
@@ -59,6 +65,8 @@ class GGUFWriter:
         version: int = VERSIONS[-1],
         alignment: int = DEFAULT_ALIGNMENT,
         check: Callable[[Path], object] | None = None,
+        job: str | None = None,
+        resume: bool = False,
     ) -> None:
         if version not in VERSIONS:
             raise ValueError(f"version {version} is not one of {VERSIONS}")
@@ -68,6 +76,7 @@ class GGUFWriter:
         self._version = version
         self._alignment = alignment
         self._check = check
+        self._partial = PartialFile(self.path, job, resume=resume)
         self._records: dict[str, bytes] = {}  # key to its whole metadata record
         self._infos: list[TensorInfo] = []  # with offsets relative to the data
         self._names: set[str] = set()
@@ -75,12 +84,12 @@ class GGUFWriter:
         self._data_offset = 0  # set with the header
         self._n_finished = 0  # tensors
         self._n_written = 0  # bytes of the tensor being written
+        self._crc = 0  # of these bytes
         if alignment != DEFAULT_ALIGNMENT:
             self.add("general.alignment", alignment, ValueType.UINT32)
 
     def __enter__(self) -> GGUFWriter:
-        self._temporary = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.tmp")
-        self._file = open(self._temporary, "xb")  # noqa: SIM115 - __exit__ closes it
+        self._file = self._partial.open()
         return self
 
     def __exit__(
@@ -90,16 +99,16 @@ class GGUFWriter:
         trace: TracebackType | None,
     ) -> None:
         try:
-            with self._file:
+            with self._partial:
                 if error is None:
                     self._finish()
+                    if self._check is not None:
+                        self._check(self._partial.path)
+                    os.replace(self._partial.path, self.path)
             if error is None:
-                if self._check is not None:
-                    self._check(self._temporary)
-                os.replace(self._temporary, self.path)
                 _sync_folder(self.path.parent)
         finally:
-            self._temporary.unlink(missing_ok=True)
+            self._partial.discard(failed=error is not None)
 
     def add(self, key: str, value: Any, kind: ValueType) -> None:
         """Add a metadata key.
@@ -140,9 +149,21 @@ class GGUFWriter:
         self._data_end = offset + n_bytes
         return info
 
+    def begin(self) -> int:
+        """End the declarations. Returns how many tensors, the first declared, are complete.
+
+        They are those that were taken over; `write` goes on with the next.
+        """
+        if not self._data_offset:
+            header = self._pack_header()
+            self._data_offset = padded(len(header), self._alignment)
+            spans = [(self._data_offset + info.offset, info.n_bytes) for info in self._infos]
+            self._n_finished = self._partial.begin(header, spans)
+        return self._n_finished
+
     def write(self, name: str, data: bytes | memoryview) -> None:
         """Append bytes to tensor `name`, the first declared that is not complete yet."""
-        self._write_header_once()
+        self.begin()
         info = self._infos[self._n_finished] if self._n_finished < len(self._infos) else None
         if info is None or info.name != name:
             expected = "no more tensors" if info is None else info.name
@@ -154,23 +175,20 @@ class GGUFWriter:
             self._pad_to(self._data_offset + info.offset)
         self._file.write(view)
         self._n_written += view.nbytes
+        self._crc = zlib.crc32(view, self._crc)
         if self._n_written == info.n_bytes:
+            self._partial.note_finished(self._crc)
             self._n_finished += 1
-            self._n_written = 0
+            self._n_written = self._crc = 0
 
-    def _write_header_once(self) -> None:
-        if self._data_offset:
-            return
-        self._file.write(MAGIC)
-        self._file.write(struct.pack("<IQQ", self._version, len(self._infos), len(self._records)))
-        for record in self._records.values():
-            self._file.write(record)
-        for info in self._infos:
-            self._file.write(_pack_tensor_info(info))
-        self._data_offset = padded(self._file.tell(), self._alignment)
+    def _pack_header(self) -> bytes:
+        counts = struct.pack("<IQQ", self._version, len(self._infos), len(self._records))
+        return b"".join(
+            [MAGIC, counts, *self._records.values(), *map(_pack_tensor_info, self._infos)]
+        )
 
     def _finish(self) -> None:
-        self._write_header_once()
+        self.begin()
         if self._n_finished < len(self._infos):
             raise ValueError(f"{self._infos[self._n_finished].name}: is not complete")
         self._pad_to(self._data_offset + padded(self._data_end, self._alignment))

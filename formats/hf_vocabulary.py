@@ -1,4 +1,4 @@
-"""The vocabulary of a Hugging Face folder: tokenizer.model, and the tokens added to it."""
+"""The vocabulary of a checkpoint's folder: its tokenizer, and the tokens added to it."""
 
 from __future__ import annotations
 
@@ -11,17 +11,26 @@ from .errors import FormatError
 from .hf_config import read_special_id
 from .safetensors import read_json_file
 from .sentencepiece_model import BPE, SentencePieceModel, read_sentencepiece_model
+from .tokenizer_json import TOKENIZER_JSON, read_tokenizer_json
 from .vocabulary import SENTENCEPIECE, TokenType, Vocabulary
 
-MODEL_NAME = "tokenizer.model"
-MAX_JSON_BYTES = 16 << 20
+# In the order of preference, where several have the vocabulary's size.
+MODEL_NAMES = (
+    "tokenizer.model",
+    "tokenizer.model.v3",
+    "tokenizer.model.v2",
+    "tokenizer.model.v1",
+)
+TEMPLATE_NAME = "chat_template.jinja"
+MAX_TEMPLATE_BYTES = 1 << 20
+MAX_JSON_BYTES = 64 << 20
 
 # Tokens outside sentencepiece's own list are never merged into: any low score will do.
 _ADDED_SCORE = -1000.0
 
 
-def read_hf_vocabulary(folder: Path, n_vocab: int) -> Vocabulary:
-    """Read the vocabulary, filled up to `n_vocab` tokens.
+def read_hf_vocabulary(folder: Path, n_vocab: int) -> tuple[Vocabulary, list[str]]:
+    """Read the vocabulary, filled up to `n_vocab` tokens. Returns what was assumed, too.
 
     Ids without a token (an embedding that was padded) become unused tokens.
 
@@ -29,37 +38,62 @@ def read_hf_vocabulary(folder: Path, n_vocab: int) -> Vocabulary:
         FormatError: a file is malformed, or asks for something that we do not do to text.
         OSError: a file cannot be read.
     """
-    path = folder / MODEL_NAME
-    if not path.exists():
-        raise FormatError(path, "file", "is missing; tokenizer.json alone is not supported yet")
-    model = read_sentencepiece_model(path)
+    warnings: list[str] = []
+    path, model = _read_tokenizer(folder, n_vocab)
     _check_supported(path, model)
     tokens, scores, types = list(model.pieces), list(model.scores), list(model.types)
     if len(tokens) > n_vocab:
         raise FormatError(path, "pieces", f"there are {len(tokens)}, the model knows {n_vocab}")
+    added = _read_added_tokens(folder, n_vocab)
+    if len(tokens) + len(set(added) - set(range(len(tokens)))) < n_vocab:
+        warnings.append(
+            f"{path.name}: {len(tokens)} pieces for a vocabulary of {n_vocab}; those without a "
+            "token become unused ones"
+        )
     for i in range(len(tokens), n_vocab):
         tokens.append(f"[PAD{i}]")
         scores.append(_ADDED_SCORE)
         types.append(TokenType.UNUSED)
-    for i, (text, kind) in _read_added_tokens(folder, n_vocab).items():
+    for i, (text, kind) in added.items():
         if i >= len(model.pieces):
             tokens[i], types[i] = text, kind
         elif tokens[i] != text:
             raise FormatError(path, f"pieces[{i}]", f"is {tokens[i]!r}, the folder says {text!r}")
     config = folder / "config.json"
-    return Vocabulary(
+    vocabulary = Vocabulary(
         model=SENTENCEPIECE,
         tokens=tokens,
         scores=np.array(scores, np.float32),
         types=np.array(types, np.int32),
-        bos_id=_special_id(path, read_special_id(config, "bos_token_id"), model.bos_id, n_vocab),
-        eos_id=_special_id(path, read_special_id(config, "eos_token_id"), model.eos_id, n_vocab),
+        bos_id=_special_id(path, _configured(config, "bos_token_id"), model.bos_id, n_vocab),
+        eos_id=_special_id(path, _configured(config, "eos_token_id"), model.eos_id, n_vocab),
         unk_id=_special_id(path, None, model.unk_id, n_vocab),
         add_bos=True,
         add_eos=False,
         add_space_prefix=model.add_dummy_prefix,
         chat_template=_read_chat_template(folder),
     )
+    return vocabulary, warnings
+
+
+def _read_tokenizer(folder: Path, n_vocab: int) -> tuple[Path, SentencePieceModel]:
+    """The sentencepiece model whose size is the vocabulary's, or else the first that there is."""
+    paths = [folder / name for name in MODEL_NAMES if (folder / name).exists()]
+    models = [(path, read_sentencepiece_model(path)) for path in paths]
+    for path, model in models:
+        if len(model.pieces) == n_vocab:
+            return path, model
+    if models:
+        return models[0]
+    path = folder / TOKENIZER_JSON
+    if not path.exists():
+        path = folder / MODEL_NAMES[0]
+        raise FormatError(path, "file", f"is missing, and so is {TOKENIZER_JSON}")
+    return path, read_tokenizer_json(path)
+
+
+def _configured(config: Path, key: str) -> int | None:
+    return read_special_id(config, key) if config.exists() else None
 
 
 def _check_supported(path: Path, model: SentencePieceModel) -> None:
@@ -83,11 +117,18 @@ def _special_id(path: Path, configured: int | None, default: int, n_vocab: int) 
 
 
 def _read_added_tokens(folder: Path, n_vocab: int) -> dict[int, tuple[str, TokenType]]:
-    """Id to text and type, from added_tokens.json and tokenizer_config.json, whichever is there."""
+    """Id to text and type, from whichever of the three files that list them is there."""
     added: dict[int, tuple[str, TokenType]] = {}
     path = folder / "added_tokens.json"
     for text, i in _read_optional(path).items():
         added[_checked_id(path, i, n_vocab)] = (text, TokenType.USER_DEFINED)
+    path = folder / TOKENIZER_JSON
+    listed = _read_optional(path).get("added_tokens", [])
+    for token in listed if isinstance(listed, list) else ():
+        if not isinstance(token, dict) or not isinstance(token.get("content"), str):
+            raise FormatError(path, "added_tokens", "each must have a content")
+        kind = TokenType.CONTROL if token.get("special") is True else TokenType.USER_DEFINED
+        added[_checked_id(path, token.get("id"), n_vocab)] = (token["content"], kind)
     path = folder / "tokenizer_config.json"
     decoder = _read_optional(path).get("added_tokens_decoder", {})
     for i, token in decoder.items() if isinstance(decoder, dict) else ():
@@ -106,8 +147,19 @@ def _checked_id(path: Path, found: object, n_vocab: int) -> int:
 
 
 def _read_chat_template(folder: Path) -> str | None:
-    template = _read_optional(folder / "tokenizer_config.json").get("chat_template")
-    return template if isinstance(template, str) else None
+    """From chat_template.jinja, or from tokenizer_config.json: the template, or a list of them."""
+    path = folder / TEMPLATE_NAME
+    if path.exists():
+        with open(path, "rb") as file:
+            raw = file.read(MAX_TEMPLATE_BYTES + 1)
+        if len(raw) > MAX_TEMPLATE_BYTES:
+            raise FormatError(path, "file", f"is longer than {MAX_TEMPLATE_BYTES} bytes")
+        return raw.decode("utf-8", "surrogateescape")
+    found = _read_optional(folder / "tokenizer_config.json").get("chat_template")
+    if isinstance(found, list):
+        named = {t.get("name"): t.get("template") for t in found if isinstance(t, dict)}
+        found = named.get("default")
+    return found if isinstance(found, str) else None
 
 
 def _read_optional(path: Path) -> dict[str, Any]:

@@ -60,6 +60,16 @@ class FileView:
         self._unmap()
         self.view = copy.toreadonly()
 
+    def read(self, start: int, n_bytes: int) -> memoryview:
+        """A part of the file, as a view of the map."""
+        return self.view[start : start + n_bytes]
+
+    def release(self, start: int, n_bytes: int) -> None:
+        """Let go of mapped pages that are not needed again soon; reading them anew works."""
+        if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):
+            first = start - start % mmap.PAGESIZE
+            self._map.madvise(mmap.MADV_DONTNEED, first, start + n_bytes - first)
+
     def close(self) -> None:
         """Give the file back. Views handed out stay valid: the last of them ends the map."""
         self._unmap()

@@ -1,4 +1,4 @@
-"""The names of a model's tensors in GGUF and Hugging Face files, and the RoPE row order."""
+"""The names of a model's tensors in GGUF files and checkpoints, and the RoPE row order."""
 
 from __future__ import annotations
 
@@ -96,6 +96,40 @@ HF_ROUTER_NAME = "model.layers.{layer}.block_sparse_moe.gate.weight"
 HF_PACKED_GATE_UP_NAME = "model.layers.{layer}.mlp.experts.gate_up_proj"
 HF_PACKED_DOWN_NAME = "model.layers.{layer}.mlp.experts.down_proj"
 HF_PACKED_ROUTER_NAME = "model.layers.{layer}.mlp.gate.weight"
+
+# The same tensors in Mistral AI's own releases.
+MISTRAL_NAMES: dict[TensorRole, str] = {
+    TensorRole.TOKEN_EMBD: "tok_embeddings.weight",
+    TensorRole.OUTPUT_NORM: "norm.weight",
+    TensorRole.OUTPUT: "output.weight",
+    TensorRole.ATTN_NORM: "layers.{layer}.attention_norm.weight",
+    TensorRole.ATTN_Q: "layers.{layer}.attention.wq.weight",
+    TensorRole.ATTN_K: "layers.{layer}.attention.wk.weight",
+    TensorRole.ATTN_V: "layers.{layer}.attention.wv.weight",
+    TensorRole.ATTN_OUTPUT: "layers.{layer}.attention.wo.weight",
+    TensorRole.FFN_NORM: "layers.{layer}.ffn_norm.weight",
+}
+
+MISTRAL_DENSE_FFN_NAMES: dict[TensorRole, str] = {
+    TensorRole.FFN_GATE: "layers.{layer}.feed_forward.w1.weight",
+    TensorRole.FFN_UP: "layers.{layer}.feed_forward.w3.weight",
+    TensorRole.FFN_DOWN: "layers.{layer}.feed_forward.w2.weight",
+}
+
+MISTRAL_EXPERT_NAMES: dict[TensorRole, str] = {
+    TensorRole.FFN_GATE: "layers.{layer}.feed_forward.experts.{expert}.w1.weight",
+    TensorRole.FFN_UP: "layers.{layer}.feed_forward.experts.{expert}.w3.weight",
+    TensorRole.FFN_DOWN: "layers.{layer}.feed_forward.experts.{expert}.w2.weight",
+}
+MISTRAL_ROUTER_NAME = "layers.{layer}.feed_forward.gate.weight"
+
+# The consolidated.NN.pt files: experts are stacked along the rows, (experts * ffn, dim), w2 too.
+MISTRAL_STACKED_NAMES: dict[TensorRole, str] = {
+    TensorRole.FFN_GATE: "layers.{layer}.block_sparse_moe.w1",
+    TensorRole.FFN_UP: "layers.{layer}.block_sparse_moe.w3",
+    TensorRole.FFN_DOWN: "layers.{layer}.block_sparse_moe.w2",
+}
+MISTRAL_STACKED_ROUTER_NAME = "layers.{layer}.block_sparse_moe.gate.weight"
 
 
 def parse_name(name: str) -> tuple[TensorRole, int | None] | None:

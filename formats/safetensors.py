@@ -1,4 +1,4 @@
-"""Reading safetensors files, alone or sharded.
+"""Reading safetensors files.
 
 Source: the format section of https://github.com/huggingface/safetensors. As there, the tensors'
 spans must tile the data exactly: no hole, no overlap, nothing after the last.
@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -23,10 +22,7 @@ from .errors import FormatError
 from .mapping import FileView
 
 MAX_HEADER_BYTES = 100_000_000  # as in the reference implementation
-MAX_INDEX_BYTES = 100_000_000
 MAX_DIMS = 8
-INDEX_NAME = "model.safetensors.index.json"
-SINGLE_NAME = "model.safetensors"
 
 DTYPE_BITS: dict[str, int] = {
     "BOOL": 8,
@@ -48,10 +44,16 @@ DTYPE_BITS: dict[str, int] = {
     "C64": 64,
 }
 
-_FLOAT_TYPES: dict[str, TypeId] = {
+FLOAT_TYPES: dict[str, TypeId] = {
     "F32": TypeId.F32,
     "F16": TypeId.F16,
     "BF16": TypeId.BF16,
+}
+
+FLOAT_DTYPES: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),  # numpy has no bfloat16
 }
 
 
@@ -104,28 +106,35 @@ class SafetensorsFile:
     def close(self) -> None:
         self._file.close()
 
-    def array(self, name: str, index: int | None = None) -> npt.NDArray[np.float32]:
-        """Tensor `name` as float32, or only its slice `index` of the first dimension.
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self.tensors[name].shape
+
+    def stored(self, name: str) -> tuple[npt.NDArray[Any], TypeId]:
+        """Tensor `name` as a view of the map, of uint16 where its type is BF16.
 
         Raises:
             FormatError: the tensor is not of a type that we decode.
         """
         tensor = self.tensors[name]
-        if tensor.dtype not in _FLOAT_TYPES:
-            raise FormatError(
-                self.path,
-                f"tensor {name}",
-                f"has type {tensor.dtype}, must be one of {', '.join(_FLOAT_TYPES)}",
-                tensor.offset,
+        if tensor.dtype not in FLOAT_TYPES:
+            raise self.error(
+                name, f"has type {tensor.dtype}, must be one of {', '.join(FLOAT_TYPES)}"
             )
-        start, n_bytes, shape = tensor.offset, tensor.n_bytes, tensor.shape
-        if index is not None:
-            n_bytes //= shape[0]
-            start += range(shape[0])[index] * n_bytes
-            shape = shape[1:]
-        return dequantize(
-            self._file.view[start : start + n_bytes], _FLOAT_TYPES[tensor.dtype], shape
-        )
+        data = self._file.read(tensor.offset, tensor.n_bytes)
+        values = np.frombuffer(data, FLOAT_DTYPES[tensor.dtype]).reshape(tensor.shape)
+        return values, FLOAT_TYPES[tensor.dtype]
+
+    def array(self, name: str) -> npt.NDArray[np.float32]:
+        """Tensor `name` as float32."""
+        values, type_id = self.stored(name)
+        return dequantize(values.data, type_id, values.shape)
+
+    def release(self, name: str) -> None:
+        """Let go of the memory of a tensor that is not needed again soon."""
+        self._file.release(self.tensors[name].offset, self.tensors[name].n_bytes)
+
+    def error(self, name: str, what: str) -> FormatError:
+        return FormatError(self.path, f"tensor {name}", what, self.tensors[name].offset)
 
     def _read_header(self) -> None:
         cursor = Cursor(self.path, self._file.view, self._file.size)
@@ -182,88 +191,6 @@ class SafetensorsFile:
         return SafeTensor(name, dtype, tuple(shape), data_offset + span[0], span[1] - span[0])
 
 
-class SafetensorsModel:
-    """The tensors of a Hugging Face model folder: one file, or shards listed by an index.
-
-    Raises:
-        FormatError: a file is malformed, or disagrees with the index.
-        OSError: a file cannot be opened.
-    """
-
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.folder = Path(folder)
-        self._owners: dict[str, SafetensorsFile] = {}
-        self._files: list[SafetensorsFile] = []
-        try:
-            self._open()
-        except BaseException:
-            self.close()
-            raise
-
-    def __enter__(self) -> SafetensorsModel:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._owners
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._owners)
-
-    @property
-    def paths(self) -> list[Path]:
-        return [file.path for file in self._files]
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return self._owners[name].tensors[name].shape
-
-    def array(self, name: str, index: int | None = None) -> npt.NDArray[np.float32]:
-        """As `SafetensorsFile.array`."""
-        return self._owners[name].array(name, index)
-
-    def error(self, name: str, what: str) -> FormatError:
-        """An error about a tensor, or about one that is missing."""
-        if name not in self._owners:
-            return FormatError(self.folder, f"tensor {name}", what)
-        file = self._owners[name]
-        return FormatError(file.path, f"tensor {name}", what, file.tensors[name].offset)
-
-    def close(self) -> None:
-        for file in self._files:
-            file.close()
-
-    def _open(self) -> None:
-        index = self.folder / INDEX_NAME
-        if not index.exists():
-            self._add(SafetensorsFile(self.folder / SINGLE_NAME))
-            return
-        weight_map = _read_weight_map(index)
-        for shard in sorted(set(weight_map.values())):
-            self._add(SafetensorsFile(self.folder / shard))
-        for name, shard in weight_map.items():
-            if name not in self._owners or self._owners[name].path.name != shard:
-                raise FormatError(index, "weight_map", f"{name} is not in {shard}")
-        for name, owner in self._owners.items():
-            if name not in weight_map:
-                raise FormatError(index, "weight_map", f"lacks {name} of {owner.path.name}")
-
-    def _add(self, file: SafetensorsFile) -> None:
-        self._files.append(file)
-        for name, tensor in file.tensors.items():
-            if name in self._owners:
-                raise FormatError(
-                    file.path, f"tensor {name}", "is in an earlier shard, too", tensor.offset
-                )
-            self._owners[name] = file
-
-
 def parse_json_object(path: Path, field: str, text: bytes) -> dict[str, Any]:
     """Parse a JSON object from a hostile file: unique keys, and no Python error but ours."""
 
@@ -291,26 +218,6 @@ def read_json_file(path: Path, max_bytes: int) -> dict[str, Any]:
     if len(text) > max_bytes:
         raise FormatError(path, "file", f"is longer than {max_bytes} bytes", max_bytes)
     return parse_json_object(path, "file", text)
-
-
-def _read_weight_map(index: Path) -> dict[str, str]:
-    weight_map = read_json_file(index, MAX_INDEX_BYTES).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise FormatError(index, "weight_map", "must map tensor names to file names")
-    for shard in weight_map.values():
-        if not _is_plain_name(shard):
-            raise FormatError(index, "weight_map", f"{shard!r} is not a file name in this folder")
-    return weight_map
-
-
-def _is_plain_name(name: object) -> bool:
-    """Whether `name` can only mean a file beside the index, on any system."""
-    return (
-        isinstance(name, str)
-        and PurePosixPath(name).name == name
-        and not set(name) & set("\\:\0")
-        and name.endswith(".safetensors")
-    )
 
 
 def _is_natural_list(found: object) -> bool:

@@ -21,6 +21,8 @@ _CONTROL_CHARACTERS.pop(ord("\n"))
 _CONTROL_CHARACTERS.pop(ord("\t"))
 
 _ERASE_LINE = "\r\x1b[K"
+_BAR_WIDTH = 30
+_REDRAW_SECONDS = 0.1
 
 
 class Console:
@@ -94,6 +96,33 @@ class Console:
             self._overwrite(f"{what} {n_done} of {n_all}, {left:.0f} s left")
 
         self._overwrite(f"{what} 1 ...")
+        try:
+            yield show
+        finally:
+            self._overwrite("")
+
+    @contextmanager
+    def byte_progress(self) -> Iterator[Callable[[str, int, int], None]]:
+        """Yields a function to be called with what is at work, and bytes done and in all."""
+        start: tuple[float, int] | None = None
+        last = 0.0
+
+        def show(what: str, n_done: int, n_all: int) -> None:
+            nonlocal start, last
+            now = time.perf_counter()
+            if start is None:
+                start = (now, n_done)
+            elif now - last >= _REDRAW_SECONDS or n_done == n_all:
+                last = now
+                rate = max((n_done - start[1]) / (now - start[0]), 1.0)
+                n_full = _BAR_WIDTH * n_done // max(n_all, 1)
+                bar = "#" * n_full + "." * (_BAR_WIDTH - n_full)
+                left = (n_all - n_done) / rate
+                self._overwrite(
+                    f"[{bar}] {n_done / n_all:4.0%} {rate / 1e6:.0f} MB/s, {left:.0f} s left  "
+                    f"{one_line(what)}"
+                )
+
         try:
             yield show
         finally:

@@ -15,10 +15,12 @@ from hf_folders import safetensors_bytes, write_shards
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pymixtral.formats import FormatError, safetensors
-from pymixtral.formats.safetensors import MAX_HEADER_BYTES, SafetensorsFile, SafetensorsModel
+from pymixtral.formats import FormatError, shards
+from pymixtral.formats.safetensors import MAX_HEADER_BYTES, SafetensorsFile
+from pymixtral.formats.shards import open_indexed
 
 CPU_SECONDS = 0.1
+INDEX_NAME = "model.safetensors.index.json"
 
 
 def file_bytes(header: Any, data: bytes = b"", length: int | None = None) -> bytes:
@@ -184,7 +186,7 @@ def test_case_20_names_cannot_break_the_line(refuse: Refuse) -> None:
         "..",
         ".",
         "",
-        "model.bin",
+        "model.gguf",
         "a\0.safetensors",
         7,
         None,
@@ -195,7 +197,7 @@ def test_case_20_file_names_of_an_index(tmp_path: Path, shard: Any) -> None:
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"a": shard}}))
     with pytest.raises(FormatError, match="weight_map") as caught:
-        SafetensorsModel(tmp_path)
+        open_indexed(tmp_path / INDEX_NAME, SafetensorsFile)
     assert str(caught.value).isprintable()
 
 
@@ -207,15 +209,15 @@ def test_case_20_file_names_of_an_index(tmp_path: Path, shard: Any) -> None:
 def test_case_20_malformed_index(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.safetensors.index.json").write_bytes(content)
     with pytest.raises(FormatError) as caught:
-        SafetensorsModel(tmp_path)
+        open_indexed(tmp_path / INDEX_NAME, SafetensorsFile)
     assert caught.value.file.endswith("index.json")
 
 
 def test_case_20_an_index_that_is_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "model.safetensors.index.json").write_bytes(b" " * 101)
-    monkeypatch.setattr(safetensors, "MAX_INDEX_BYTES", 100)
+    monkeypatch.setattr(shards, "MAX_INDEX_BYTES", 100)
     with pytest.raises(FormatError, match="longer than 100 bytes"):
-        SafetensorsModel(tmp_path)
+        open_indexed(tmp_path / INDEX_NAME, SafetensorsFile)
 
 
 def test_case_20_an_index_that_disagrees_with_its_shards(tmp_path: Path) -> None:
@@ -225,7 +227,7 @@ def test_case_20_an_index_that_disagrees_with_its_shards(tmp_path: Path) -> None
     def refused_with(weight_map: dict[str, str]) -> str:
         index.write_text(json.dumps({"weight_map": weight_map}))
         with pytest.raises(FormatError) as caught:
-            SafetensorsModel(tmp_path)
+            open_indexed(tmp_path / INDEX_NAME, SafetensorsFile)
         return caught.value.what
 
     (tmp_path / "model.safetensors").touch()

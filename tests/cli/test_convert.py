@@ -1,0 +1,127 @@
+"""`convert` and `verify` from the command line."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gguf_files import tiny_metadata, tiny_shapes, write_model
+from hf_folders import mixtral_config, write_folder
+
+from pymixtral.formats import open_gguf
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_folder(tmp_path / "hf")
+
+
+def test_convert_and_verify(invoke, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.gguf"
+    result = invoke("convert", folder, out, "--type", "Q8_0", "--name", "Tiny")
+    assert result.exit_code == 0
+    assert "bits per weight" in result.stdout
+    assert "relative RMS" in result.stdout
+    with open_gguf(out) as found:
+        assert found.metadata["general.name"] == "Tiny"
+    assert invoke("verify", out).stdout.startswith(f"{out}: good, ")
+
+
+def test_convert_json(invoke, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.gguf"
+    facts = json.loads(invoke("convert", folder, out, "--type", "q8_0", "--json").stdout)
+    assert facts["n_bytes"] == out.stat().st_size
+    assert facts["type"] == "Q8_0"
+    assert 0 < max(facts["errors"].values()) < 1e-2
+
+
+def test_dry_run(invoke, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.gguf"
+    text = invoke("convert", folder, out, "--dry-run").stdout
+    assert "blk.0.ffn_down_exps.weight       Q8_0  3 x 64 x 96" in text
+    assert "enough" in text.splitlines()[-1]
+    plan = json.loads(invoke("convert", folder, out, "--dry-run", "--json").stdout)
+    assert not out.exists()
+    invoke("convert", folder, out)
+    with open_gguf(out) as found:
+        assert {t["name"]: t["n_bytes"] for t in plan["tensors"]} == {
+            name: info.n_bytes for name, info in found.tensors.items()
+        }
+    assert plan["fits"]
+
+
+def test_warnings_are_shown(invoke, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "hf", mixtral_config() | {"rope_theta": None})
+    result = invoke("convert", folder, tmp_path / "out.gguf")
+    assert "warning: config.json: rope_theta is missing; 1e+06 assumed" in result.stderr
+
+
+def test_what_a_killed_run_left_is_told(invoke, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / ".out.gguf.0123abcd.tmp").write_bytes(b"part")
+    result = invoke("convert", folder, tmp_path / "out.gguf")
+    assert "is left of a run that was killed: --resume or delete it" in result.stderr
+
+
+def test_failures_are_one_line(invoke, tmp_path: Path) -> None:
+    result = invoke("convert", tmp_path / "none", tmp_path / "out.gguf")
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+
+
+# ---- verify ----
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return write_model(tmp_path / "model.gguf", tiny_metadata(), tiny_shapes())
+
+
+def test_verify_json(invoke, model: Path) -> None:
+    found = json.loads(invoke("verify", model, "--json").stdout)
+    assert found["n_bytes"] == model.stat().st_size
+    assert found["sha256"] is None
+
+
+def test_verify_manifest(invoke, model: Path, tmp_path: Path) -> None:
+    digest = hashlib.sha256(model.read_bytes()).hexdigest()
+    manifest = tmp_path / "SHA256SUMS"
+    manifest.write_text(f"{'0' * 64}  other.gguf\n{digest}  model.gguf\n")
+    assert "the hash agrees" in invoke("verify", model, "--manifest", manifest).stdout
+    manifest.write_text(f"{'0' * 64}  model.gguf\n")
+    result = invoke("verify", model, "--manifest", manifest)
+    assert result.exit_code == 1
+    assert "the manifest says 000" in result.stderr
+    manifest.write_text("")
+    assert "has no line" in invoke("verify", model, "--manifest", manifest).stderr
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_verify_finds_numbers_that_are_none(invoke, model: Path, value: float) -> None:
+    with open_gguf(model) as found:
+        offset = found.tensors["output.weight"].offset + 4 * 7
+    content = bytearray(model.read_bytes())
+    content[offset : offset + 4] = np.float32(value).tobytes()
+    model.write_bytes(content)
+    result = invoke("verify", model)
+    assert result.exit_code == 1
+    assert f"tensor output.weight: values[7] is {value}" in result.stderr
+
+
+def test_verify_finds_bad_scales(invoke, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.gguf"
+    invoke("convert", folder, out)
+    with open_gguf(out) as found:
+        offset = found.tensors["output.weight"].offset + 34 * 5
+    content = bytearray(out.read_bytes())
+    content[offset : offset + 2] = np.float16(np.inf).tobytes()
+    out.write_bytes(content)
+    assert "d[5] is inf" in invoke("verify", out).stderr
+
+
+def test_verify_refuses_a_truncated_file(invoke, model: Path) -> None:
+    model.write_bytes(model.read_bytes()[:-1000])
+    result = invoke("verify", model)
+    assert result.exit_code == 1
+    assert "past the end of the file" in result.stderr
