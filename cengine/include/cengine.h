@@ -45,10 +45,24 @@ typedef enum {
     CE_TYPE_F32 = 0,
     CE_TYPE_F16 = 1,
     CE_TYPE_Q4_0 = 2,
+    CE_TYPE_Q4_1 = 3,
+    CE_TYPE_Q5_0 = 6,
+    CE_TYPE_Q5_1 = 7,
     CE_TYPE_Q8_0 = 8,
+    CE_TYPE_Q2_K = 10,
+    CE_TYPE_Q3_K = 11,
     CE_TYPE_Q4_K = 12,
     CE_TYPE_Q5_K = 13,
     CE_TYPE_Q6_K = 14,
+    CE_TYPE_IQ2_XXS = 16,
+    CE_TYPE_IQ2_XS = 17,
+    CE_TYPE_IQ3_XXS = 18,
+    CE_TYPE_IQ1_S = 19,
+    CE_TYPE_IQ4_NL = 20,
+    CE_TYPE_IQ3_S = 21,
+    CE_TYPE_IQ2_S = 22,
+    CE_TYPE_IQ4_XS = 23,
+    CE_TYPE_IQ1_M = 29,
     CE_TYPE_BF16 = 30
 } ce_type;
 
@@ -121,6 +135,19 @@ int32_t ce_default_threads(void);
 uint64_t ce_row_bytes(int32_t type, int64_t n_cols);
 /* Dequantizes n_cols elements at `src` (the generic kernel, bit-equal to ggml's formulas). */
 ce_status ce_dequantize(int32_t type, const void *src, float *dst, int64_t n_cols, ce_error *err);
+
+typedef struct {
+    double error;  /* sum of (value - quantized value)^2 */
+    double square; /* sum of value^2 */
+} ce_quantize_error;
+
+/* Quantizes n_rows rows of n_cols floats to `dst`, in the calling thread. A block's bytes depend on
+ * its values alone: rows may be cut among threads in any way, and every tier gives the same.
+ * importance: [n_cols], how much an error in a column matters (0 ... 65504, around 1 on average),
+ * or NULL; the types with one scale per 32 columns ignore it. What is lost is added to `sums`,
+ * which may be NULL. CE_ERR_NUMERIC for a value beyond +-65504 or that is no number. */
+ce_status ce_quantize(int32_t type, const float *src, int64_t n_rows, int64_t n_cols,
+                      const float *importance, void *dst, ce_quantize_error *sums, ce_error *err);
 
 /* ---- An engine ---- */
 
