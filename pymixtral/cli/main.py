@@ -25,7 +25,7 @@ from pymixtral.cli.options import debug_option
 from pymixtral.errors import PymixtralError
 from pymixtral.formats import FormatError
 
-COMMANDS = ("run", "chat", "inspect", "tokenize", "bench", "perplexity", "info")
+COMMANDS = ("run", "chat", "inspect", "tokenize", "bench", "perplexity", "quantize", "info")
 
 EXIT_FAILURE = 1
 EXIT_INTERRUPTED = 130
