@@ -63,6 +63,8 @@ INLINE lanes solve_affine(const affine_sums *s, lanes *scale, lanes *offset) {
     const mask through_zero = (b < 0) | (det <= 0);
     a = select(through_zero, ratio(s->xq, s->qq), a);
     b = select(through_zero, splat(0), b);
+    const mask all_codes_0 = s->qq <= 0; /* equal negative values, say: the offset alone */
+    b = select(all_codes_0, lanes_max(ratio(-s->x, s->w), splat(0)), b);
     *scale = lanes_max(a, splat(0));
     *offset = b;
     return *scale * s->xq - b * s->x;
