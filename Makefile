@@ -72,6 +72,8 @@ clean: ## everything that the build made
 	rm -rf build dist *.egg-info pymixtral/*.so
 	find . -name __pycache__ -type d -exec rm -rf {} +
 
+$(BUILD)/check_alloc: LDFLAGS_CHECK = -Wl,--wrap=ce_alloc,--wrap=ce_alloc_zeroed,--wrap=ce_free
+
 $(BUILD)/cengine/kernels/generic%.o: CFLAGS_TIER = $(CFLAGS_GENERIC)
 $(BUILD)/cengine/kernels/avx2%.o: CFLAGS_TIER = $(CFLAGS_AVX2)
 $(BUILD)/cengine/kernels/avx512vnni%.o: CFLAGS_TIER = $(CFLAGS_AVX512VNNI)
@@ -84,6 +86,6 @@ $(BUILD)/%.o: %.c $(HEADERS) cengine/flags.mk
 $(BUILD)/check_%: tests/c/check_%.c $(OBJECTS) $(HEADERS)
 	@mkdir -p $(@D)
 	@echo "LD $@"
-	@$(CC) $(CFLAGS_COMMON) $(CFLAGS_EXTRA) $(INCLUDES) $< $(OBJECTS) -o $@ -lm -lpthread
+	@$(CC) $(CFLAGS_COMMON) $(CFLAGS_EXTRA) $(INCLUDES) $< $(OBJECTS) -o $@ $(LDFLAGS_CHECK) -lm -lpthread
 
 .SECONDARY: $(OBJECTS)

@@ -73,15 +73,28 @@ MIX_OF_8_EXPERTS = {
 }
 
 RECIPES = {
-    # Every matrix in one type:
+    # Every matrix in one type (IQ1_M, whose scale is in four pieces, is left out):
     "F32": Recipe(0, TypeId.F32),
     "F16": Recipe(1, TypeId.F16),
     "BF16": Recipe(32, TypeId.BF16),
     "Q4_0": Recipe(2, TypeId.Q4_0),
+    "Q4_1": Recipe(3, TypeId.Q4_1),
+    "Q5_0": Recipe(8, TypeId.Q5_0),
+    "Q5_1": Recipe(9, TypeId.Q5_1),
     "Q8_0": Recipe(7, TypeId.Q8_0),
+    "Q2_K": Recipe(10, TypeId.Q2_K),
+    "Q3_K": Recipe(11, TypeId.Q3_K),
     "Q4_K": Recipe(14, TypeId.Q4_K),
     "Q5_K": Recipe(16, TypeId.Q5_K),
     "Q6_K": Recipe(18, TypeId.Q6_K),
+    "IQ4_NL": Recipe(25, TypeId.IQ4_NL),
+    "IQ4_XS": Recipe(30, TypeId.IQ4_XS),
+    "IQ3_XXS": Recipe(23, TypeId.IQ3_XXS),
+    "IQ3_S": Recipe(26, TypeId.IQ3_S),
+    "IQ2_XXS": Recipe(19, TypeId.IQ2_XXS),
+    "IQ2_XS": Recipe(20, TypeId.IQ2_XS),
+    "IQ2_S": Recipe(28, TypeId.IQ2_S),
+    "IQ1_S": Recipe(24, TypeId.IQ1_S),
     # As people download them:
     "Q4_K_M": Recipe(15, TypeId.Q4_K, MIX_OF_8_EXPERTS, more_bits=TypeId.Q6_K),
     "Q5_K_M": Recipe(17, TypeId.Q5_K, MIX_OF_8_EXPERTS, more_bits=TypeId.Q6_K),
@@ -90,22 +103,36 @@ RECIPES = {
 
 @dataclass(frozen=True)
 class BlockScale:
-    """Where a block type keeps its scale d (float16), and whether a dmin follows it.
+    """Where a block type keeps its scale d (float16), and whether a second number follows it.
 
-    Weights are d * (scale) * q - dmin * (min) in the types with a dmin; its ratio to d is the mean
-    of q, which centres the weights on 0. In the other types d has a random sign, to the same end.
+    Weights are d * (scale) * q - dmin * (min), or d * q + m, in the types that have a second
+    number; its ratio to d is such that the weights are centred on 0. In the other types d has a
+    random sign, to the same end.
     """
 
     offset: int  # bytes into the block
-    min_ratio: float | None = None  # dmin / d
+    min_ratio: float | None = None  # dmin / d, or m / d
 
 
 BLOCK_SCALES = {
     TypeId.Q4_0: BlockScale(0),
+    TypeId.Q4_1: BlockScale(0, min_ratio=-7.5),
+    TypeId.Q5_0: BlockScale(0),
+    TypeId.Q5_1: BlockScale(0, min_ratio=-15.5),
     TypeId.Q8_0: BlockScale(0),
+    TypeId.Q2_K: BlockScale(80, min_ratio=1.5),
+    TypeId.Q3_K: BlockScale(108),
     TypeId.Q4_K: BlockScale(0, min_ratio=7.5),
     TypeId.Q5_K: BlockScale(0, min_ratio=15.5),
     TypeId.Q6_K: BlockScale(208),
+    TypeId.IQ4_NL: BlockScale(0),
+    TypeId.IQ4_XS: BlockScale(0),
+    TypeId.IQ3_XXS: BlockScale(0),
+    TypeId.IQ3_S: BlockScale(0),
+    TypeId.IQ2_XXS: BlockScale(0),
+    TypeId.IQ2_XS: BlockScale(0),
+    TypeId.IQ2_S: BlockScale(0),
+    TypeId.IQ1_S: BlockScale(0),
 }
 
 

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from . import iq_blocks
+
 Blocks = npt.NDArray[Any]  # (n_blocks,) of the type's layout
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -80,20 +82,42 @@ class TypeId(IntEnum):
     F32 = 0
     F16 = 1
     Q4_0 = 2
+    Q4_1 = 3
+    Q5_0 = 6
+    Q5_1 = 7
     Q8_0 = 8
+    Q2_K = 10
+    Q3_K = 11
     Q4_K = 12
     Q5_K = 13
     Q6_K = 14
+    IQ2_XXS = 16
+    IQ2_XS = 17
+    IQ3_XXS = 18
+    IQ1_S = 19
+    IQ4_NL = 20
+    IQ3_S = 21
+    IQ2_S = 22
+    IQ4_XS = 23
+    IQ1_M = 29
     BF16 = 30
 
 
-# d and dmin are float16 scales; qs, ql, qh are packed quants; see the decoder of each.
+# d is a float16 scale, m and dmin are for minima; qs, ql, qh, hmask are packed quants; see the
+# decoder of each.
 _LAYOUTS: dict[TypeId, np.dtype[Any]] = {
     TypeId.F32: np.dtype("<f4"),
     TypeId.F16: np.dtype("<f2"),
     TypeId.BF16: np.dtype("<u2"),
     TypeId.Q4_0: np.dtype([("d", "<f2"), ("qs", "u1", 16)]),
+    TypeId.Q4_1: np.dtype([("d", "<f2"), ("m", "<f2"), ("qs", "u1", 16)]),
+    TypeId.Q5_0: np.dtype([("d", "<f2"), ("qh", "<u4"), ("qs", "u1", 16)]),
+    TypeId.Q5_1: np.dtype([("d", "<f2"), ("m", "<f2"), ("qh", "<u4"), ("qs", "u1", 16)]),
     TypeId.Q8_0: np.dtype([("d", "<f2"), ("qs", "i1", 32)]),
+    TypeId.Q2_K: np.dtype([("scales", "u1", 16), ("qs", "u1", 64), ("d", "<f2"), ("dmin", "<f2")]),
+    TypeId.Q3_K: np.dtype(
+        [("hmask", "u1", 32), ("qs", "u1", 64), ("scales", "u1", 12), ("d", "<f2")]
+    ),
     TypeId.Q4_K: np.dtype([("d", "<f2"), ("dmin", "<f2"), ("scales", "u1", 12), ("qs", "u1", 128)]),
     TypeId.Q5_K: np.dtype(
         [("d", "<f2"), ("dmin", "<f2"), ("scales", "u1", 12), ("qh", "u1", 32), ("qs", "u1", 128)]
@@ -101,6 +125,7 @@ _LAYOUTS: dict[TypeId, np.dtype[Any]] = {
     TypeId.Q6_K: np.dtype(
         [("ql", "u1", 128), ("qh", "u1", 64), ("scales", "i1", 16), ("d", "<f2")]
     ),
+    **{TypeId[name]: layout for name, layout in iq_blocks.LAYOUTS.items()},
 }
 
 
@@ -151,16 +176,79 @@ def _decode_bf16(blocks: Blocks) -> Floats:
     return (blocks.astype(np.uint32) << 16).view(np.float32)
 
 
-def _decode_q4_0(blocks: Blocks) -> Floats:
-    """d * (q - 8); the low nibbles are values 0-15, the high ones 16-31."""
+def _nibbles(blocks: Blocks) -> Floats:
+    """The low nibbles of qs are values 0-15, the high ones 16-31."""
     qs: Bytes = blocks["qs"]
-    q: Floats = np.concatenate([qs & 15, qs >> 4], axis=1).astype(np.float32) - 8
-    return _column(blocks["d"]) * q
+    q: Floats = np.concatenate([qs & 15, qs >> 4], axis=1).astype(np.float32)
+    return q
+
+
+def _with_fifth_bit(blocks: Blocks) -> Floats:
+    """Nibbles, and bit i of qh as the fifth of value i."""
+    fifth = blocks["qh"][:, None] >> np.arange(32, dtype=np.uint32) & np.uint32(1)
+    return _nibbles(blocks) + 16 * fifth.astype(np.float32)
+
+
+def _decode_q4_0(blocks: Blocks) -> Floats:
+    """d * (q - 8)"""
+    return _column(blocks["d"]) * (_nibbles(blocks) - 8)
+
+
+def _decode_q4_1(blocks: Blocks) -> Floats:
+    """d * q + m"""
+    return _column(blocks["d"]) * _nibbles(blocks) + _column(blocks["m"])
+
+
+def _decode_q5_0(blocks: Blocks) -> Floats:
+    """d * (q - 16)"""
+    return _column(blocks["d"]) * (_with_fifth_bit(blocks) - 16)
+
+
+def _decode_q5_1(blocks: Blocks) -> Floats:
+    """d * q + m"""
+    return _column(blocks["d"]) * _with_fifth_bit(blocks) + _column(blocks["m"])
 
 
 def _decode_q8_0(blocks: Blocks) -> Floats:
     """d * q"""
     return blocks["qs"].astype(np.float32) * _column(blocks["d"])
+
+
+def _pairs_of_bits(qs: Bytes) -> Bytes:
+    """(n_blocks, 64) to (n_blocks, 16, 16): 32 bytes are four runs of 32, low bits first."""
+    shifts = np.arange(0, 8, 2, dtype=np.uint8)[:, None]
+    pairs: Bytes = (qs.reshape(-1, 2, 1, 32) >> shifts) & np.uint8(3)
+    return pairs.reshape(-1, 16, 16)
+
+
+def _decode_q2_k(blocks: Blocks) -> Floats:
+    """d * scale * q - dmin * min; for each 16 values a byte of scale (low nibble) and min."""
+    q = _pairs_of_bits(blocks["qs"]).astype(np.float32)
+    scales = _column(blocks["d"]) * (blocks["scales"] & 15).astype(np.float32)
+    mins = _column(blocks["dmin"]) * (blocks["scales"] >> 4).astype(np.float32)
+    return scales[:, :, None] * q - mins[:, :, None]
+
+
+def _q3_k_scales(packed: Bytes) -> Floats:
+    """Unpack 16 scales of 6 bits, less 32, from 12 bytes: (n_blocks, 16).
+
+    Bytes 0-7 hold the low 4 bits of scales 0-7, and above them those of 8-15; bytes 8-11 the high
+    2 bits of scales 0-3, and above them those of 4-7, 8-11 and 12-15.
+    """
+    low = np.concatenate([packed[:, :8] & 15, packed[:, :8] >> 4], axis=1)
+    high = np.concatenate([packed[:, 8:] >> shift & 3 for shift in (0, 2, 4, 6)], axis=1)
+    scales: Floats = (low | high << 4).astype(np.float32) - 32
+    return scales
+
+
+def _decode_q3_k(blocks: Blocks) -> Floats:
+    """d * scale * (q - 4), a scale for each 16 values; bit j of hmask[i] is bit 2 of q, of value i
+    in the j-th run of 32."""
+    shifts = np.arange(8, dtype=np.uint8)[:, None]
+    high = (blocks["hmask"][:, None, :] >> shifts & np.uint8(1)).reshape(-1, 16, 16)
+    q: Floats = (_pairs_of_bits(blocks["qs"]) + 4 * high).astype(np.float32) - 4
+    scales = _column(blocks["d"]) * _q3_k_scales(blocks["scales"])
+    return scales[:, :, None] * q
 
 
 def _scales_and_mins(packed: Bytes) -> tuple[Floats, Floats]:
@@ -209,8 +297,7 @@ def _decode_q6_k(blocks: Blocks) -> Floats:
     """
     ql = blocks["ql"].reshape(-1, 2, 1, 64)
     low = np.concatenate([ql & 15, ql >> 4], axis=2).reshape(-1, 16, 16)
-    shifts = np.arange(0, 8, 2, dtype=np.uint8)[:, None]
-    high = ((blocks["qh"].reshape(-1, 2, 1, 32) >> shifts) & 3).reshape(-1, 16, 16)
+    high = _pairs_of_bits(blocks["qh"])
     q: Floats = (low + 16 * high).astype(np.float32) - 32
     scales = _column(blocks["d"]) * blocks["scales"].astype(np.float32)
     return scales[:, :, None] * q
@@ -221,10 +308,16 @@ _DECODERS: dict[int, Callable[[Blocks], Floats]] = {
     TypeId.F16: _decode_float,
     TypeId.BF16: _decode_bf16,
     TypeId.Q4_0: _decode_q4_0,
+    TypeId.Q4_1: _decode_q4_1,
+    TypeId.Q5_0: _decode_q5_0,
+    TypeId.Q5_1: _decode_q5_1,
     TypeId.Q8_0: _decode_q8_0,
+    TypeId.Q2_K: _decode_q2_k,
+    TypeId.Q3_K: _decode_q3_k,
     TypeId.Q4_K: _decode_q4_k,
     TypeId.Q5_K: _decode_q5_k,
     TypeId.Q6_K: _decode_q6_k,
+    **{TypeId[name]: decoder for name, decoder in iq_blocks.DECODERS.items()},
 }
 
 

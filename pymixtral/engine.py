@@ -49,10 +49,24 @@ TENSOR_TYPES = {
     "F16": lib.CE_TYPE_F16,
     "BF16": lib.CE_TYPE_BF16,
     "Q4_0": lib.CE_TYPE_Q4_0,
+    "Q4_1": lib.CE_TYPE_Q4_1,
+    "Q5_0": lib.CE_TYPE_Q5_0,
+    "Q5_1": lib.CE_TYPE_Q5_1,
     "Q8_0": lib.CE_TYPE_Q8_0,
+    "Q2_K": lib.CE_TYPE_Q2_K,
+    "Q3_K": lib.CE_TYPE_Q3_K,
     "Q4_K": lib.CE_TYPE_Q4_K,
     "Q5_K": lib.CE_TYPE_Q5_K,
     "Q6_K": lib.CE_TYPE_Q6_K,
+    "IQ4_NL": lib.CE_TYPE_IQ4_NL,
+    "IQ4_XS": lib.CE_TYPE_IQ4_XS,
+    "IQ3_XXS": lib.CE_TYPE_IQ3_XXS,
+    "IQ3_S": lib.CE_TYPE_IQ3_S,
+    "IQ2_XXS": lib.CE_TYPE_IQ2_XXS,
+    "IQ2_XS": lib.CE_TYPE_IQ2_XS,
+    "IQ2_S": lib.CE_TYPE_IQ2_S,
+    "IQ1_S": lib.CE_TYPE_IQ1_S,
+    "IQ1_M": lib.CE_TYPE_IQ1_M,
 }
 
 _EXCEPTIONS: dict[int, type[PymixtralError]] = {
@@ -92,6 +106,12 @@ def tiers() -> dict[str, bool]:
 def default_threads() -> int:
     """Threads that CPU affinity and the cgroup's quota allow."""
     return int(lib.ce_default_threads())
+
+
+def explain_bus_errors(line: str) -> None:
+    """For programs, not for libraries: end with `line` and exit code 1 where a mapped file turns
+    out to have been truncated, instead of dying of SIGBUS without a word."""
+    lib.ce_explain_bus_errors(line.encode()[:500] + b"\n")
 
 
 # ---- Describing a model ----

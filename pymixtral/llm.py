@@ -5,15 +5,24 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Literal, Self, overload
 
 import numpy as np
 
-from pymixtral.chat import encode_chat
+from pymixtral.chat import (
+    Conversation,
+    Recognition,
+    ToolCall,
+    encode_chat,
+    make_template,
+    parse_tool_calls,
+    recognise_template,
+)
 from pymixtral.engine import Engine, EngineOptions, Logits, Phase, Session
-from pymixtral.errors import ContextError
+from pymixtral.errors import ChatError, ContextError
 from pymixtral.generate import FinishReason, Generation, Timeline
 from pymixtral.loader import ModelFile, create_engine, open_model
 from pymixtral.memory import MemoryNeed
@@ -61,6 +70,8 @@ class Completion:
         finish_reason: "stop", or "length" where max_tokens or the context ended it.
         usage: token counts and times.
         logprobs: one entry for each of token_ids, where `SamplingParams.logprobs` asked for them.
+        tool_calls: the calls that the answer asks for, else None. Their JSON is in `text`, too, and
+            stays there alone where it is malformed or cut short.
     """
 
     text: str
@@ -68,14 +79,18 @@ class Completion:
     finish_reason: FinishReason
     usage: Usage
     logprobs: list[TokenLogprob] | None
+    tool_calls: list[ToolCall] | None
 
 
 class CompletionStream(Iterator[str]):
     """An answer's pieces of text as they come; afterwards `completion` is the whole."""
 
-    def __init__(self, generation: Generation, pieces: Generator[str, None, None]) -> None:
+    def __init__(
+        self, generation: Generation, pieces: Generator[str, None, None], tokenizer: Tokenizer
+    ) -> None:
         self._generation = generation
         self._pieces = pieces
+        self._tokenizer = tokenizer
 
     def __iter__(self) -> Self:
         return self
@@ -114,6 +129,7 @@ class CompletionStream(Iterator[str]):
                 generation_seconds=generation.generation_seconds,
             ),
             logprobs=_logprobs(generation),
+            tool_calls=_tool_calls(generation, self._tokenizer),
         )
 
 
@@ -124,6 +140,13 @@ def _logprobs(generation: Generation) -> list[TokenLogprob] | None:
         if sampled.logprob is not None and sampled.top_logprobs is not None
     ]
     return found if generation.params.logprobs is not None else None
+
+
+def _tool_calls(generation: Generation, tokenizer: Tokenizer) -> list[ToolCall] | None:
+    try:
+        return parse_tool_calls(tokenizer, generation.token_ids) or None
+    except ChatError:
+        return None
 
 
 class LLM:
@@ -146,11 +169,18 @@ class LLM:
             a chat's next turn builds on the keys and values of the generated answer, which differ
             in their last bits from those that a prompt pass would compute.)
         check_memory: refuse a model that does not fit the memory that is available.
+        chat_template: the chat template, a key of `pymixtral.chat.TEMPLATES`; default: the one that
+            is recognised.
+
+    Attributes:
+        chat_template: its version, and how it was recognised. Without a version, `generate` works
+            and `chat` does not.
 
     Raises:
         ModelLoadError, FormatError: the file cannot be read, is malformed or not supported.
         InsufficientMemoryError: it does not fit.
         ParameterError: an argument is out of its range.
+        ChatError: `chat_template` does not exist, or the vocabulary lacks its tokens.
     """
 
     def __init__(
@@ -165,12 +195,15 @@ class LLM:
         use_mmap: bool = True,
         reproducible: bool = False,
         check_memory: bool = True,
+        chat_template: str | None = None,
     ) -> None:
         options = EngineOptions(threads=threads, batch_rows=batch_rows, tier=tier)
         self._file = open_model(model, use_mmap=use_mmap)
         try:
             self.n_ctx = self._file.choose_n_ctx(n_ctx)
             self.tokenizer = Tokenizer(self._file.vocabulary)
+            self.chat_template = self._choose_template(chat_template)
+            self._end_ids = self._find_end_ids()
             self.memory_need: MemoryNeed = self._file.memory_need(self.n_ctx, kv_type, options)
             self.engine: Engine = create_engine(
                 self._file,
@@ -220,8 +253,25 @@ class LLM:
         tools: Sequence[Any] | None = None,
         version: str | None = None,
     ) -> list[int]:
-        """Ids of a conversation; see `pymixtral.chat.encode_chat`."""
-        return encode_chat(self.tokenizer, messages, tools, version)
+        """Ids of a conversation; see `pymixtral.chat.encode_chat`.
+
+        Args:
+            messages, tools: as there.
+            version: default: `self.chat_template`'s.
+        """
+        return encode_chat(self.tokenizer, messages, tools, version or self._template_version())
+
+    def new_conversation(self, system: str | None = None) -> Conversation:
+        """An empty conversation, whose ids are for `answer`.
+
+        Args:
+            system: the system prompt.
+
+        Raises:
+            ChatError: the model's chat template is not known, or its vocabulary lacks the tokens.
+            ParameterError: the system prompt holds a lone surrogate.
+        """
+        return Conversation(self.tokenizer, system, self._template_version())
 
     # ---- Requests ----
 
@@ -270,6 +320,7 @@ class LLM:
         messages: Sequence[Mapping[str, Any]],
         params: SamplingParams | None = None,
         *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
         stream: Literal[False] = False,
     ) -> Completion: ...
     @overload
@@ -278,6 +329,7 @@ class LLM:
         messages: Sequence[Mapping[str, Any]],
         params: SamplingParams | None = None,
         *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
         stream: Literal[True],
     ) -> CompletionStream: ...
     def chat(
@@ -285,19 +337,22 @@ class LLM:
         messages: Sequence[Mapping[str, Any]],
         params: SamplingParams | None = None,
         *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
         stream: bool = False,
     ) -> Completion | CompletionStream:
         """Answer a conversation.
 
         Args:
-            messages: {"role": "system" | "user" | "assistant", "content": text}, in order.
+            messages, tools: as in `pymixtral.chat.encode_chat`. The calls of tools that the answer
+                asks for are its `tool_calls`; calling them is up to you.
             params, stream: as in `generate`.
 
         Raises:
-            ChatError: the messages are no conversation that the template can express.
+            ChatError: the messages are no conversation that the template can express, or the
+                model's template is not known.
             As `generate`.
         """
-        ids = self.encode_chat(messages)
+        ids = self.encode_chat(messages, tools)
         return self._answer(ids, params, stream, strip_leading_space=True)
 
     @overload
@@ -356,6 +411,28 @@ class LLM:
 
     # ---- Inside ----
 
+    def _choose_template(self, version: str | None) -> Recognition:
+        if version is None:
+            return recognise_template(self._file.vocabulary, self._file.name)
+        make_template(self.tokenizer, version)  # raises where it cannot be used
+        return Recognition(version, "as asked for")
+
+    def _template_version(self) -> str:
+        version, reason = self.chat_template
+        if version is None:
+            raise ChatError(
+                f"this model's chat template is not known ({reason}); choose one "
+                "(--chat-template), or complete the prompt as it is (--raw)"
+            )
+        return version
+
+    def _find_end_ids(self) -> list[int]:
+        """Ids that end an answer besides EOS: ChatML's end is not always the file's EOS."""
+        version = self.chat_template.version
+        with suppress(ChatError):  # a template that cannot be used blocks chat alone
+            return [make_template(self.tokenizer, version).end_id] if version else []
+        return []
+
     def _answer(
         self,
         ids: list[int],
@@ -364,14 +441,15 @@ class LLM:
         *,
         strip_leading_space: bool,
     ) -> Completion | CompletionStream:
+        params = params or SamplingParams()
         generation = Generation(
             ids,
-            params or SamplingParams(),
+            replace(params, stop_ids=(*params.stop_ids, *self._end_ids)),
             self.tokenizer,
             self.n_ctx,
             strip_leading_space=strip_leading_space,
         )
-        result = CompletionStream(generation, self._run(generation))
+        result = CompletionStream(generation, self._run(generation), self.tokenizer)
         if stream:
             return result
         for _ in result:

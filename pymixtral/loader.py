@@ -38,6 +38,12 @@ class ModelFile:
     vocabulary: Vocabulary
 
     @property
+    def name(self) -> str:
+        """What the file calls its model, or else the file's own name."""
+        given = self.gguf.metadata.get("general.name")
+        return given if isinstance(given, str) and given else self.gguf.path.name
+
+    @property
     def weight_bytes(self) -> int:
         return sum(tensor.n_bytes for tensor in self.gguf.tensors.values())
 

@@ -37,6 +37,7 @@ class Tokenizer:
     Attributes:
         n_vocab: number of tokens; ids run from 0 to n_vocab - 1.
         bos_id, eos_id: ids of `<s>` and `</s>`, or None where the file names none.
+        add_bos: whether the model wants `bos_id` in front of a prompt.
         warnings: one line for each thing that had to be repaired in the vocabulary. Each is also
             issued as a Python warning when the tokenizer is made.
 
@@ -53,6 +54,7 @@ class Tokenizer:
         self.n_vocab = len(vocab.tokens)
         self.bos_id: int | None = vocab.bos_id
         self.eos_id: int | None = vocab.eos_id
+        self.add_bos = vocab.add_bos
         types = _effective_types(vocab)
         self._pieces = tuple(vocab.tokens)
         self._bytes = tuple(map(_rendered, vocab.tokens, types))

@@ -149,6 +149,10 @@ typedef struct {
 ce_status ce_quantize(int32_t type, const float *src, int64_t n_rows, int64_t n_cols,
                       const float *importance, void *dst, ce_quantize_error *sums, ce_error *err);
 
+/* For programs, not for libraries: if a mapped file turns out to have been truncated (SIGBUS),
+ * writes `line` to stderr and ends the process with code 1. */
+void ce_explain_bus_errors(const char *line);
+
 /* ---- An engine ---- */
 
 ce_status ce_engine_create(const ce_hparams *hparams, const ce_tensor *tensors, size_t n_tensors,

@@ -4,15 +4,15 @@
  * columns in ascending order, starting from acc = 0,
  *     acc = fma(float(isum[b]), w_scale[b] * x_scale[b], acc)
  *     acc = fma(-w_min[b], x_scale[b] * float(x_sum[b]), acc)      (types with a min)
- * where isum[b] is the exact integer sum of w_q * x_q over the block, the two scales of a q6_K
- * block included as factors. Two paths find the integers:
- *   stream: for one token: integers row by row, transposed at the end of a block; the weights
- *           are read once and not stored;
- *   panel:  for more: the quants of eight rows are unpacked once to bytes, four columns of each
- *           row side by side, and swept with tokens.
- * Rows beyond the last repeat it, and are not stored. */
+ * where isum[b] is the exact integer sum of w_q * x_q over the block, and x_sum[b] that of x_q,
+ * with integer scales of 16 columns as factors inside (mult, min_mult). Two paths find the
+ * integers: stream: for one token: integers row by row, transposed at the end of a block; the
+ * weights are read once and not stored; panel:  for more: the quants of eight rows are unpacked
+ * once to bytes, four columns of each row side by side, and swept with tokens. Rows beyond the last
+ * repeat it, and are not stored. */
 #include "avx2.h"
 #include "avx2_blocks.h"
+#include "avx2_blocks_iq.h"
 #include "overlay.h"
 
 enum {
@@ -50,21 +50,46 @@ INLINE void sum_halves(__m256i half[2], const __m256i v[ROWS]) {
     half[1] = _mm256_permute2x128_si256(low, high, 0x31);
 }
 
+/* The sum of each 16 columns of a span: [b / 4][h][b % 4] for half h of block b. */
+typedef int32_t span_sums[2][2][4];
+
+INLINE void find_sums(span_sums sums, const int8_t *q) {
+    for (int k = 0; k < 2; k++) {
+        __m256i four[4]; /* sums of four columns, a block in each */
+        for (int b = 0; b < 4; b++) {
+            const __m256i block = load_256(q + (4 * k + b) * CE_QK);
+            four[b] = add_pairs(_mm256_maddubs_epi16(_mm256_set1_epi8(1), block));
+        }
+        const __m256i all = merge_64(merge_32(four[0], four[1]), merge_32(four[2], four[3]));
+        _mm256_storeu_si256((__m256i *)sums[k], all);
+    }
+}
+
+/* The sum of half h of block b. */
+INLINE int32_t sum_of_half(const span_sums sums, int b, int h) { return sums[b / 4][h][b % 4]; }
+
 /* ---- Floats: the one place where blocks are accumulated ---- */
 
+/* half[0] * mult[0] + half[1] * mult[1]. Every product and the sum are below 2^24: exact. */
+INLINE __m256 weighted(const __m256i half[2], const float mult[2][ROWS]) {
+    return _mm256_fmadd_ps(_mm256_cvtepi32_ps(half[0]), _mm256_loadu_ps(mult[0]),
+                           _mm256_mul_ps(_mm256_cvtepi32_ps(half[1]), _mm256_loadu_ps(mult[1])));
+}
+
+/* x_sums is read only if the type has a min_mult, else x_sum. */
 INLINE __m256 accumulate(const block_format *f, __m256 acc, const __m256i half[2],
-                         const row_scales *s, int b, float x_scale, int32_t x_sum) {
-    __m256 isum;
-    if (f->has_mult) { /* every product and the sum are below 2^24: exact */
-        isum = _mm256_fmadd_ps(
-            _mm256_cvtepi32_ps(half[0]), _mm256_loadu_ps(s->mult[b][0]),
-            _mm256_mul_ps(_mm256_cvtepi32_ps(half[1]), _mm256_loadu_ps(s->mult[b][1])));
-    } else {
-        isum = _mm256_cvtepi32_ps(_mm256_add_epi32(half[0], half[1]));
-    }
+                         const row_scales *s, int b, float x_scale, int32_t x_sum,
+                         const span_sums x_sums) {
+    const __m256 isum = f->has_mult ? weighted(half, s->mult[b])
+                                    : _mm256_cvtepi32_ps(_mm256_add_epi32(half[0], half[1]));
     const __m256 scale = _mm256_mul_ps(_mm256_loadu_ps(s->scale[b]), _mm256_set1_ps(x_scale));
     acc = _mm256_fmadd_ps(isum, scale, acc);
-    if (f->has_min) {
+    if (f->has_min_mult) {
+        const __m256i x[2] = {_mm256_set1_epi32(sum_of_half(x_sums, b, 0)),
+                              _mm256_set1_epi32(sum_of_half(x_sums, b, 1))};
+        const __m256 sum = _mm256_mul_ps(_mm256_set1_ps(x_scale), weighted(x, s->min_mult[b]));
+        acc = _mm256_fnmadd_ps(_mm256_loadu_ps(s->min[b]), sum, acc);
+    } else if (f->has_min) {
         const __m256 sum = _mm256_set1_ps(x_scale * (float)x_sum);
         acc = _mm256_fnmadd_ps(_mm256_loadu_ps(s->min[b]), sum, acc);
     }
@@ -105,6 +130,10 @@ INLINE __m256 stream_rows(const block_format *f, const uint8_t *row[ROWS], const
         const int n = f->sub_blocks == SPAN ? SPAN : min_int(SPAN, n_blocks - b0);
         row_scales s;
         f->scales(&s, row, n);
+        span_sums x_sums;
+        if (f->has_min_mult) {
+            find_sums(x_sums, x->q + b0 * CE_QK);
+        }
         for (int b = 0; b < n; b++) {
             const int at = b0 + b;
             const __m256i xq = load_256(x->q + at * CE_QK);
@@ -116,7 +145,7 @@ INLINE __m256 stream_rows(const block_format *f, const uint8_t *row[ROWS], const
                 sums[i] = f->offset != 0 ? _mm256_sub_epi32(sums[i], excess) : sums[i];
             }
             sum_halves(half, sums);
-            acc = accumulate(f, acc, half, &s, b, x->scale[at], x->sum[at]);
+            acc = accumulate(f, acc, half, &s, b, x->scale[at], x->sum[at], x_sums);
         }
         advance_rows(row, f);
     }
@@ -200,35 +229,19 @@ INLINE void add_products(__m256i isum[][2], int h, const block_format *f, const 
     }
 }
 
-/* offset * the sum of each 16 columns of a span: excess[b / 4][h][b % 4] for half h of block b. */
-typedef int32_t span_excess[2][2][4];
-
-INLINE void find_excess(span_excess excess, int offset, const int8_t *q) {
-    for (int k = 0; k < 2; k++) {
-        __m256i four[4]; /* sums of four columns, a block in each */
-        for (int b = 0; b < 4; b++) {
-            const __m256i block = load_256(q + (4 * k + b) * CE_QK);
-            four[b] = add_pairs(_mm256_maddubs_epi16(_mm256_set1_epi8(1), block));
-        }
-        const __m256i sums = merge_64(merge_32(four[0], four[1]), merge_32(four[2], four[3]));
-        _mm256_storeu_si256((__m256i *)excess[k],
-                            _mm256_mullo_epi32(sums, _mm256_set1_epi32(offset)));
-    }
-}
-
 /* Adds the panel's n blocks times the activations, from the first token's block `at` on. */
 INLINE void sweep(__m256 acc[], const block_format *f, const panel *p, int n, const ce_acts *x,
                   size_t at, size_t n_blocks, int n_tokens) {
-    span_excess excess[TILE];
+    span_sums x_sums[TILE];
     for (int t = 0; t < n_tokens && f->has_mult; t++) {
-        find_excess(excess[t], f->offset, x->q + (at + t * n_blocks) * CE_QK);
+        find_sums(x_sums[t], x->q + (at + t * n_blocks) * CE_QK);
     }
     for (int b = 0; b < n; b++, at++) {
         __m256i half[TILE][2];
         for (int t = 0; t < n_tokens; t++) {
             if (f->has_mult) {
-                half[t][0] = _mm256_set1_epi32(-excess[t][b / 4][0][b % 4]);
-                half[t][1] = _mm256_set1_epi32(-excess[t][b / 4][1][b % 4]);
+                half[t][0] = _mm256_set1_epi32(-f->offset * sum_of_half(x_sums[t], b, 0));
+                half[t][1] = _mm256_set1_epi32(-f->offset * sum_of_half(x_sums[t], b, 1));
             } else {
                 half[t][0] = _mm256_set1_epi32(-f->offset * x->sum[at + t * n_blocks]);
                 half[t][1] = _mm256_setzero_si256();
@@ -244,7 +257,8 @@ INLINE void sweep(__m256 acc[], const block_format *f, const panel *p, int n, co
         }
         for (int t = 0; t < n_tokens; t++) {
             const size_t i = at + t * n_blocks;
-            acc[t] = accumulate(f, acc[t], half[t], &p->scales, b, x->scale[i], x->sum[i]);
+            acc[t] =
+                accumulate(f, acc[t], half[t], &p->scales, b, x->scale[i], x->sum[i], x_sums[t]);
         }
     }
 }
@@ -301,15 +315,43 @@ INLINE void matmul_panels(const block_format *f, float *y, size_t y_stride, cons
     }
 
 DEFINE_MATMUL(q4_0)
+DEFINE_MATMUL(q4_1)
+DEFINE_MATMUL(q5_0)
+DEFINE_MATMUL(q5_1)
 DEFINE_MATMUL(q8_0)
+DEFINE_MATMUL(q2_K)
+DEFINE_MATMUL(q3_K)
 DEFINE_MATMUL(q4_K)
 DEFINE_MATMUL(q5_K)
 DEFINE_MATMUL(q6_K)
+DEFINE_MATMUL(iq4_nl)
+DEFINE_MATMUL(iq4_xs)
+DEFINE_MATMUL(iq3_xxs)
+DEFINE_MATMUL(iq3_s)
+DEFINE_MATMUL(iq2_xxs)
+DEFINE_MATMUL(iq2_xs)
+DEFINE_MATMUL(iq2_s)
+DEFINE_MATMUL(iq1_s)
+DEFINE_MATMUL(iq1_m)
 
 void ce_avx2_matmul(ce_kernels *k) {
     OVERLAY_MATMUL(k, "avx2", CE_TYPE_Q4_0, q4_0);
+    OVERLAY_MATMUL(k, "avx2", CE_TYPE_Q4_1, q4_1);
+    OVERLAY_MATMUL(k, "avx2", CE_TYPE_Q5_0, q5_0);
+    OVERLAY_MATMUL(k, "avx2", CE_TYPE_Q5_1, q5_1);
     OVERLAY_MATMUL(k, "avx2", CE_TYPE_Q8_0, q8_0);
+    OVERLAY_MATMUL(k, "avx2", CE_TYPE_Q2_K, q2_K);
+    OVERLAY_MATMUL(k, "avx2", CE_TYPE_Q3_K, q3_K);
     OVERLAY_MATMUL(k, "avx2", CE_TYPE_Q4_K, q4_K);
     OVERLAY_MATMUL(k, "avx2", CE_TYPE_Q5_K, q5_K);
     OVERLAY_MATMUL(k, "avx2", CE_TYPE_Q6_K, q6_K);
+    OVERLAY_MATMUL(k, "avx2", CE_TYPE_IQ4_NL, iq4_nl);
+    OVERLAY_MATMUL(k, "avx2", CE_TYPE_IQ4_XS, iq4_xs);
+    OVERLAY_MATMUL(k, "avx2", CE_TYPE_IQ3_XXS, iq3_xxs);
+    OVERLAY_MATMUL(k, "avx2", CE_TYPE_IQ3_S, iq3_s);
+    OVERLAY_MATMUL(k, "avx2", CE_TYPE_IQ2_XXS, iq2_xxs);
+    OVERLAY_MATMUL(k, "avx2", CE_TYPE_IQ2_XS, iq2_xs);
+    OVERLAY_MATMUL(k, "avx2", CE_TYPE_IQ2_S, iq2_s);
+    OVERLAY_MATMUL(k, "avx2", CE_TYPE_IQ1_S, iq1_s);
+    OVERLAY_MATMUL(k, "avx2", CE_TYPE_IQ1_M, iq1_m);
 }

@@ -4,16 +4,16 @@
  * columns in ascending order, starting from acc = 0,
  *     acc = fma(float(isum[b]), w_scale[b] * x_scale[b], acc)
  *     acc = fma(-w_min[b], x_scale[b] * float(x_sum[b]), acc)      (types with a min)
- * where isum[b] is the exact integer sum of w_q * x_q over the block, the two scales of a q6_K
- * block included as factors. (It is the order of the AVX2 tier.) Two paths find the integers:
- *   stream: for one token: integers row by row, transposed at the end of a block; the weights
- *           are read once and not stored;
- *   panel:  for more: the quants of sixteen rows are unpacked once to bytes, four columns of
- *           each row side by side, and swept with tokens.
- * vpdpbusd multiplies unsigned weights (q + offset) by signed activations; its sums start at
- * -offset * sum(x). Rows beyond the last repeat it, and are not stored. */
+ * where isum[b] is the exact integer sum of w_q * x_q over the block, and x_sum[b] that of x_q,
+ * with integer scales of 16 columns as factors inside (mult, min_mult). (It is the order of the
+ * AVX2 tier.) Two paths find the integers: stream: for one token: integers row by row, transposed
+ * at the end of a block; the weights are read once and not stored; panel:  for more: the quants of
+ * sixteen rows are unpacked once to bytes, four columns of each row side by side, and swept with
+ * tokens. vpdpbusd multiplies unsigned weights (q + offset) by signed activations; its sums start
+ * at -offset * sum(x). Rows beyond the last repeat it, and are not stored. */
 #include "avx512vnni.h"
 #include "avx512vnni_blocks.h"
+#include "avx512vnni_blocks_iq.h"
 #include "overlay.h"
 
 enum {
@@ -58,21 +58,45 @@ INLINE void sum_halves(__m512i half[2], const __m512i v[PAIRS]) {
     half[1] = odd_quarters(low, high);
 }
 
+/* The sum of each 16 columns of a span: [k % 4][k / 4] for columns 16 k and on. */
+typedef int32_t span_sums[4][4];
+
+INLINE void find_sums(span_sums sums, const int8_t *q) {
+    __m512i four[4]; /* sums of four columns */
+    for (int i = 0; i < 4; i++) {
+        four[i] = _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(1),
+                                      _mm512_loadu_si512(q + 64 * i));
+    }
+    _mm512_storeu_si512(sums, merge_64(merge_32(four[0], four[1]), merge_32(four[2], four[3])));
+}
+
+/* The sum of half h of block b. */
+INLINE int32_t sum_of_half(const span_sums sums, int b, int h) {
+    return sums[(2 * b + h) % 4][(2 * b + h) / 4];
+}
+
 /* ---- Floats: the one place where blocks are accumulated ---- */
 
+/* half[0] * mult[0] + half[1] * mult[1]. Every product and the sum are below 2^24: exact. */
+INLINE __m512 weighted(const __m512i half[2], const float mult[2][ROWS]) {
+    return _mm512_fmadd_ps(_mm512_cvtepi32_ps(half[0]), _mm512_loadu_ps(mult[0]),
+                           _mm512_mul_ps(_mm512_cvtepi32_ps(half[1]), _mm512_loadu_ps(mult[1])));
+}
+
+/* x_sums is read only if the type has a min_mult, else x_sum. */
 INLINE __m512 accumulate(const block_format *f, __m512 acc, const __m512i half[2],
-                         const row_scales *s, int b, float x_scale, int32_t x_sum) {
-    __m512 isum;
-    if (f->has_mult) { /* every product and the sum are below 2^24: exact */
-        isum = _mm512_fmadd_ps(
-            _mm512_cvtepi32_ps(half[0]), _mm512_loadu_ps(s->mult[b][0]),
-            _mm512_mul_ps(_mm512_cvtepi32_ps(half[1]), _mm512_loadu_ps(s->mult[b][1])));
-    } else {
-        isum = _mm512_cvtepi32_ps(_mm512_add_epi32(half[0], half[1]));
-    }
+                         const row_scales *s, int b, float x_scale, int32_t x_sum,
+                         const span_sums x_sums) {
+    const __m512 isum = f->has_mult ? weighted(half, s->mult[b])
+                                    : _mm512_cvtepi32_ps(_mm512_add_epi32(half[0], half[1]));
     const __m512 scale = _mm512_mul_ps(_mm512_loadu_ps(s->scale[b]), _mm512_set1_ps(x_scale));
     acc = _mm512_fmadd_ps(isum, scale, acc);
-    if (f->has_min) {
+    if (f->has_min_mult) {
+        const __m512i x[2] = {_mm512_set1_epi32(sum_of_half(x_sums, b, 0)),
+                              _mm512_set1_epi32(sum_of_half(x_sums, b, 1))};
+        const __m512 sum = _mm512_mul_ps(_mm512_set1_ps(x_scale), weighted(x, s->min_mult[b]));
+        acc = _mm512_fnmadd_ps(_mm512_loadu_ps(s->min[b]), sum, acc);
+    } else if (f->has_min) {
         const __m512 sum = _mm512_set1_ps(x_scale * (float)x_sum);
         acc = _mm512_fnmadd_ps(_mm512_loadu_ps(s->min[b]), sum, acc);
     }
@@ -115,6 +139,10 @@ INLINE __m512 stream_rows(const block_format *f, const uint8_t *row[ROWS], const
         const int n = f->sub_blocks == SPAN ? SPAN : min_int(SPAN, n_blocks - b0);
         row_scales s;
         f->scales(&s, row, n);
+        span_sums x_sums;
+        if (f->has_min_mult) {
+            find_sums(x_sums, x->q + b0 * CE_QK);
+        }
         for (int b = 0; b < n; b++) {
             const int at = b0 + b;
             const __m512i xq =
@@ -127,7 +155,7 @@ INLINE __m512 stream_rows(const block_format *f, const uint8_t *row[ROWS], const
                 sums[k] = _mm512_dpbusd_epi32(start, quants_at(f, row, k, b), xq);
             }
             sum_halves(half, sums);
-            acc = accumulate(f, acc, half, &s, b, x->scale[at], x->sum[at]);
+            acc = accumulate(f, acc, half, &s, b, x->scale[at], x->sum[at], x_sums);
         }
         advance_rows(row, f);
     }
@@ -201,31 +229,19 @@ INLINE void add_products(__m512i isum[][2], int h, const __m512i w[GROUPS], int 
     }
 }
 
-/* offset * the sum of each 16 columns of a span: excess[k % 4][k / 4] for columns 16 k and on. */
-typedef int32_t span_excess[4][4];
-
-INLINE void find_excess(span_excess excess, int offset, const int8_t *q) {
-    __m512i four[4]; /* offset * sums of four columns */
-    for (int i = 0; i < 4; i++) {
-        four[i] = _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8((char)offset),
-                                      _mm512_loadu_si512(q + 64 * i));
-    }
-    _mm512_storeu_si512(excess, merge_64(merge_32(four[0], four[1]), merge_32(four[2], four[3])));
-}
-
 /* Adds the panel's n blocks times the activations, from the first token's block `at` on. */
 INLINE void sweep(__m512 acc[], const block_format *f, const panel *p, int n, const ce_acts *x,
                   size_t at, size_t n_blocks, int n_tokens) {
-    span_excess excess[TILE];
+    span_sums x_sums[TILE];
     for (int t = 0; t < n_tokens && f->has_mult; t++) {
-        find_excess(excess[t], f->offset, x->q + (at + t * n_blocks) * CE_QK);
+        find_sums(x_sums[t], x->q + (at + t * n_blocks) * CE_QK);
     }
     for (int b = 0; b < n; b++, at++) {
         __m512i half[TILE][2];
         for (int t = 0; t < n_tokens; t++) {
             if (f->has_mult) {
-                half[t][0] = _mm512_set1_epi32(-excess[t][2 * b % 4][2 * b / 4]);
-                half[t][1] = _mm512_set1_epi32(-excess[t][(2 * b + 1) % 4][(2 * b + 1) / 4]);
+                half[t][0] = _mm512_set1_epi32(-f->offset * sum_of_half(x_sums[t], b, 0));
+                half[t][1] = _mm512_set1_epi32(-f->offset * sum_of_half(x_sums[t], b, 1));
             } else {
                 half[t][0] = _mm512_set1_epi32(-f->offset * x->sum[at + t * n_blocks]);
                 half[t][1] = _mm512_setzero_si512();
@@ -240,7 +256,8 @@ INLINE void sweep(__m512 acc[], const block_format *f, const panel *p, int n, co
         }
         for (int t = 0; t < n_tokens; t++) {
             const size_t i = at + t * n_blocks;
-            acc[t] = accumulate(f, acc[t], half[t], &p->scales, b, x->scale[i], x->sum[i]);
+            acc[t] =
+                accumulate(f, acc[t], half[t], &p->scales, b, x->scale[i], x->sum[i], x_sums[t]);
         }
     }
 }
@@ -297,15 +314,43 @@ INLINE void matmul_panels(const block_format *f, float *y, size_t y_stride, cons
     }
 
 DEFINE_MATMUL(q4_0)
+DEFINE_MATMUL(q4_1)
+DEFINE_MATMUL(q5_0)
+DEFINE_MATMUL(q5_1)
 DEFINE_MATMUL(q8_0)
+DEFINE_MATMUL(q2_K)
+DEFINE_MATMUL(q3_K)
 DEFINE_MATMUL(q4_K)
 DEFINE_MATMUL(q5_K)
 DEFINE_MATMUL(q6_K)
+DEFINE_MATMUL(iq4_nl)
+DEFINE_MATMUL(iq4_xs)
+DEFINE_MATMUL(iq3_xxs)
+DEFINE_MATMUL(iq3_s)
+DEFINE_MATMUL(iq2_xxs)
+DEFINE_MATMUL(iq2_xs)
+DEFINE_MATMUL(iq2_s)
+DEFINE_MATMUL(iq1_s)
+DEFINE_MATMUL(iq1_m)
 
 void ce_avx512vnni_matmul(ce_kernels *k) {
     OVERLAY_MATMUL(k, "avx512vnni", CE_TYPE_Q4_0, q4_0);
+    OVERLAY_MATMUL(k, "avx512vnni", CE_TYPE_Q4_1, q4_1);
+    OVERLAY_MATMUL(k, "avx512vnni", CE_TYPE_Q5_0, q5_0);
+    OVERLAY_MATMUL(k, "avx512vnni", CE_TYPE_Q5_1, q5_1);
     OVERLAY_MATMUL(k, "avx512vnni", CE_TYPE_Q8_0, q8_0);
+    OVERLAY_MATMUL(k, "avx512vnni", CE_TYPE_Q2_K, q2_K);
+    OVERLAY_MATMUL(k, "avx512vnni", CE_TYPE_Q3_K, q3_K);
     OVERLAY_MATMUL(k, "avx512vnni", CE_TYPE_Q4_K, q4_K);
     OVERLAY_MATMUL(k, "avx512vnni", CE_TYPE_Q5_K, q5_K);
     OVERLAY_MATMUL(k, "avx512vnni", CE_TYPE_Q6_K, q6_K);
+    OVERLAY_MATMUL(k, "avx512vnni", CE_TYPE_IQ4_NL, iq4_nl);
+    OVERLAY_MATMUL(k, "avx512vnni", CE_TYPE_IQ4_XS, iq4_xs);
+    OVERLAY_MATMUL(k, "avx512vnni", CE_TYPE_IQ3_XXS, iq3_xxs);
+    OVERLAY_MATMUL(k, "avx512vnni", CE_TYPE_IQ3_S, iq3_s);
+    OVERLAY_MATMUL(k, "avx512vnni", CE_TYPE_IQ2_XXS, iq2_xxs);
+    OVERLAY_MATMUL(k, "avx512vnni", CE_TYPE_IQ2_XS, iq2_xs);
+    OVERLAY_MATMUL(k, "avx512vnni", CE_TYPE_IQ2_S, iq2_s);
+    OVERLAY_MATMUL(k, "avx512vnni", CE_TYPE_IQ1_S, iq1_s);
+    OVERLAY_MATMUL(k, "avx512vnni", CE_TYPE_IQ1_M, iq1_m);
 }

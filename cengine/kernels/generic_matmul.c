@@ -3,8 +3,9 @@
  * Block types. For blocks b of 32 columns, in ascending order, starting from y = 0:
  *     y = y + (w_scale[b] * x_scale[b]) * float(isum[b])
  *     y = y - w_min[b] * (x_scale[b] * float(x_sum[b]))          (types with a min)
- * where isum[b] is the exact integer sum of w_q * x_q over the block; for q6_K the two 16-column
- * scales are factors inside it. |isum| < 2^24, so its conversion is exact too.
+ * where isum[b] is the exact integer sum of w_q * x_q over the block, and x_sum[b] that of x_q;
+ * integer scales of 16 columns are factors inside them (q2_K, for its mins too; q3_K, q6_K, iq2_xs,
+ * iq2_s, iq1_m). Both are below 2^24, so that their conversion is exact too.
  *
  * Float types. Lane j (of 8) sums the products of columns j, j + 8, j + 16 ... in that order; the
  * lanes are added as ((0 + 4) + (2 + 6)) + ((1 + 5) + (3 + 7)).
@@ -12,10 +13,9 @@
  * Both phases share the code. */
 #include "generic.h"
 #include "generic_blocks.h"
+#include "generic_blocks_iq.h"
 #include "inline.h"
 #include "overlay.h"
-
-#include <stdbool.h>
 
 enum { TOKENS = 8, LANES = 8 };
 
@@ -29,9 +29,20 @@ static inline int dot16(const int8_t *a, const int8_t *b) {
     return sum;
 }
 
+static inline int sum16(const int8_t *q) {
+    int sum = 0;
+    for (int i = 0; i < 16; i++) {
+        sum += q[i];
+    }
+    return sum;
+}
+
+/* Whether a type has mins, and of how many columns. */
+typedef enum { NO_MIN, MIN_OF_32, MIN_OF_16 } min_kind;
+
 /* One weight row times n_tokens (at most TOKENS) rows of activations. */
 INLINE void row_times_tokens(float acc[TOKENS], const void *row, const ce_acts *x, int token,
-                             int n_tokens, int n_cols, unpack_fn *unpack, bool has_min) {
+                             int n_tokens, int n_cols, unpack_fn *unpack, min_kind min) {
     const int n_blocks = n_cols / CE_QK;
     for (int b = 0; b < n_blocks; b++) {
         columns32 w;
@@ -41,8 +52,11 @@ INLINE void row_times_tokens(float acc[TOKENS], const void *row, const ce_acts *
             const int8_t *q = x->q + block * CE_QK;
             const int isum = w.mult[0] * dot16(w.q, q) + w.mult[1] * dot16(w.q + 16, q + 16);
             acc[t] += (w.scale * x->scale[block]) * (float)isum;
-            if (has_min) {
-                acc[t] -= w.min * (x->scale[block] * (float)x->sum[block]);
+            if (min != NO_MIN) {
+                const int x_sum = min == MIN_OF_32
+                                      ? x->sum[block]
+                                      : w.min_mult[0] * sum16(q) + w.min_mult[1] * sum16(q + 16);
+                acc[t] -= w.min * (x->scale[block] * (float)x_sum);
             }
         }
     }
@@ -50,13 +64,13 @@ INLINE void row_times_tokens(float acc[TOKENS], const void *row, const ce_acts *
 
 INLINE void matmul_blocks(float *y, size_t y_stride, const void *w, size_t w_row_bytes, int n_rows,
                           const ce_acts *x, int n_tokens, int n_cols, unpack_fn *unpack,
-                          bool has_min) {
+                          min_kind min) {
     for (int r = 0; r < n_rows; r++) {
         const char *row = (const char *)w + r * w_row_bytes;
         for (int t0 = 0; t0 < n_tokens; t0 += TOKENS) {
             const int n = min_int(n_tokens - t0, TOKENS);
             float acc[TOKENS] = {0};
-            row_times_tokens(acc, row, x, t0, n, n_cols, unpack, has_min);
+            row_times_tokens(acc, row, x, t0, n, n_cols, unpack, min);
             for (int t = 0; t < n; t++) {
                 y[(t0 + t) * y_stride + r] = acc[t];
             }
@@ -93,19 +107,47 @@ INLINE void matmul_floats(float *y, size_t y_stride, const void *w, size_t w_row
 DEFINE_MATMUL(f32, matmul_floats, load_f32)
 DEFINE_MATMUL(f16, matmul_floats, load_f16)
 DEFINE_MATMUL(bf16, matmul_floats, load_bf16)
-DEFINE_MATMUL(q4_0, matmul_blocks, unpack_q4_0, false)
-DEFINE_MATMUL(q8_0, matmul_blocks, unpack_q8_0, false)
-DEFINE_MATMUL(q4_K, matmul_blocks, unpack_q4_K, true)
-DEFINE_MATMUL(q5_K, matmul_blocks, unpack_q5_K, true)
-DEFINE_MATMUL(q6_K, matmul_blocks, unpack_q6_K, false)
+DEFINE_MATMUL(q4_0, matmul_blocks, unpack_q4_0, NO_MIN)
+DEFINE_MATMUL(q4_1, matmul_blocks, unpack_q4_1, MIN_OF_32)
+DEFINE_MATMUL(q5_0, matmul_blocks, unpack_q5_0, NO_MIN)
+DEFINE_MATMUL(q5_1, matmul_blocks, unpack_q5_1, MIN_OF_32)
+DEFINE_MATMUL(q8_0, matmul_blocks, unpack_q8_0, NO_MIN)
+DEFINE_MATMUL(q2_K, matmul_blocks, unpack_q2_K, MIN_OF_16)
+DEFINE_MATMUL(q3_K, matmul_blocks, unpack_q3_K, NO_MIN)
+DEFINE_MATMUL(q4_K, matmul_blocks, unpack_q4_K, MIN_OF_32)
+DEFINE_MATMUL(q5_K, matmul_blocks, unpack_q5_K, MIN_OF_32)
+DEFINE_MATMUL(q6_K, matmul_blocks, unpack_q6_K, NO_MIN)
+DEFINE_MATMUL(iq4_nl, matmul_blocks, unpack_iq4_nl, NO_MIN)
+DEFINE_MATMUL(iq4_xs, matmul_blocks, unpack_iq4_xs, NO_MIN)
+DEFINE_MATMUL(iq3_xxs, matmul_blocks, unpack_iq3_xxs, NO_MIN)
+DEFINE_MATMUL(iq3_s, matmul_blocks, unpack_iq3_s, NO_MIN)
+DEFINE_MATMUL(iq2_xxs, matmul_blocks, unpack_iq2_xxs, NO_MIN)
+DEFINE_MATMUL(iq2_xs, matmul_blocks, unpack_iq2_xs, NO_MIN)
+DEFINE_MATMUL(iq2_s, matmul_blocks, unpack_iq2_s, NO_MIN)
+DEFINE_MATMUL(iq1_s, matmul_blocks, unpack_iq1_s, NO_MIN)
+DEFINE_MATMUL(iq1_m, matmul_blocks, unpack_iq1_m, NO_MIN)
 
 void ce_generic_matmul(ce_kernels *k) {
     OVERLAY_MATMUL(k, "generic", CE_TYPE_F32, f32);
     OVERLAY_MATMUL(k, "generic", CE_TYPE_F16, f16);
     OVERLAY_MATMUL(k, "generic", CE_TYPE_BF16, bf16);
     OVERLAY_MATMUL(k, "generic", CE_TYPE_Q4_0, q4_0);
+    OVERLAY_MATMUL(k, "generic", CE_TYPE_Q4_1, q4_1);
+    OVERLAY_MATMUL(k, "generic", CE_TYPE_Q5_0, q5_0);
+    OVERLAY_MATMUL(k, "generic", CE_TYPE_Q5_1, q5_1);
     OVERLAY_MATMUL(k, "generic", CE_TYPE_Q8_0, q8_0);
+    OVERLAY_MATMUL(k, "generic", CE_TYPE_Q2_K, q2_K);
+    OVERLAY_MATMUL(k, "generic", CE_TYPE_Q3_K, q3_K);
     OVERLAY_MATMUL(k, "generic", CE_TYPE_Q4_K, q4_K);
     OVERLAY_MATMUL(k, "generic", CE_TYPE_Q5_K, q5_K);
     OVERLAY_MATMUL(k, "generic", CE_TYPE_Q6_K, q6_K);
+    OVERLAY_MATMUL(k, "generic", CE_TYPE_IQ4_NL, iq4_nl);
+    OVERLAY_MATMUL(k, "generic", CE_TYPE_IQ4_XS, iq4_xs);
+    OVERLAY_MATMUL(k, "generic", CE_TYPE_IQ3_XXS, iq3_xxs);
+    OVERLAY_MATMUL(k, "generic", CE_TYPE_IQ3_S, iq3_s);
+    OVERLAY_MATMUL(k, "generic", CE_TYPE_IQ2_XXS, iq2_xxs);
+    OVERLAY_MATMUL(k, "generic", CE_TYPE_IQ2_XS, iq2_xs);
+    OVERLAY_MATMUL(k, "generic", CE_TYPE_IQ2_S, iq2_s);
+    OVERLAY_MATMUL(k, "generic", CE_TYPE_IQ1_S, iq1_s);
+    OVERLAY_MATMUL(k, "generic", CE_TYPE_IQ1_M, iq1_m);
 }

@@ -10,10 +10,15 @@ from importlib import import_module
 
 import click
 
-from pymixtral.chat import Conversation
 from pymixtral.cli.console import Console
 from pymixtral.cli.model import loaded
-from pymixtral.cli.options import LoadOptions, console_options, load_options, sampling_options
+from pymixtral.cli.options import (
+    LoadOptions,
+    console_options,
+    load_options,
+    sampling_options,
+    shared,
+)
 from pymixtral.errors import ContextError, PymixtralError
 from pymixtral.generate import check_prompt
 from pymixtral.llm import LLM, CompletionStream
@@ -36,6 +41,7 @@ Ctrl-C stops an answer; the arrow keys edit a question and recall earlier ones."
     is_flag=True,
     help="Fail when the context is full, instead of forgetting the oldest turns.",
 )
+@shared("chat_template")
 @sampling_options()
 @load_options()
 @console_options
@@ -43,6 +49,7 @@ def command(
     console: Console,
     model: str | None,
     no_shift: bool,
+    chat_template: str | None,
     params: SamplingParams,
     load: LoadOptions,
 ) -> None:
@@ -63,7 +70,7 @@ def command(
       pymixtral chat
       pymixtral chat mixtral.gguf --ctx 16384 --temperature 0.5
     """
-    with loaded(console, model, load) as llm:
+    with loaded(console, model, load, chat_template) as llm:
         Terminal(console, Chat(console, llm, params, can_forget=not no_shift)).talk()
 
 
@@ -86,7 +93,7 @@ class Chat:
 
     def reset(self) -> None:
         """Forget every turn."""
-        self._conversation = Conversation(self._llm.tokenizer, self._system)
+        self._conversation = self._llm.new_conversation(self._system)
 
     def set_system(self, text: str) -> None:
         """Begin anew with a system prompt, or with "" without one."""
@@ -100,10 +107,11 @@ class Chat:
             ContextError: question and answer do not fit the context.
             ParameterError: the question is no text that can be encoded.
         """
-        question_ids = self._conversation.add_user(question)
+        self._conversation.add_user(question)
         answer_ids: list[int] = []
         try:
-            check_prompt(len(question_ids) + 1, self._llm.n_ctx)  # before anything is forgotten
+            n_least = len(self._conversation.least_ids)
+            check_prompt(n_least, self._llm.n_ctx)  # before anything is forgotten
             with closing(self._pieces(answer_ids)) as pieces:
                 for piece in pieces:
                     self._console.answer(piece)

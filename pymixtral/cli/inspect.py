@@ -9,14 +9,9 @@ from typing import Any
 import click
 import numpy as np
 
+from pymixtral.chat import recognise_template
 from pymixtral.cli.console import Console
-from pymixtral.cli.model import (
-    bits_per_weight,
-    chat_template,
-    count_parameters,
-    name,
-    opened,
-)
+from pymixtral.cli.model import bits_per_weight, count_parameters, opened
 from pymixtral.cli.options import console_options, shared
 from pymixtral.engine import TENSOR_TYPES
 from pymixtral.formats.errors import one_line
@@ -130,7 +125,7 @@ def _summary(file: ModelFile, memory: dict[str, Any]) -> dict[str, str]:
     window = f", sliding window {hparams.sliding_window}" if hparams.sliding_window else ""
     return {
         "file": f"{gguf.path}, GGUF version {gguf.version}",
-        "name": name(file),
+        "name": file.name,
         "architecture": f"{ARCHITECTURE} ({'Mixtral' if hparams.n_experts else 'dense'})",
         "size": f"{count_parameters(file)}, {bits_per_weight(file):.2f} bits per weight",
         "types": _type_mix(file),
@@ -140,7 +135,7 @@ def _summary(file: ModelFile, memory: dict[str, Any]) -> dict[str, str]:
         f"{hparams.n_kv_heads} KV heads, RoPE theta {hparams.rope_theta:.6g}{window}",
         "context": f"{hparams.n_ctx_train} tokens",
         "vocabulary": f"{hparams.n_vocab} tokens, {file.vocabulary.model!r}",
-        "chat template": chat_template(file),
+        "chat template": str(recognise_template(file.vocabulary, file.name)),
         "memory": _memory_line(memory),
     }
 

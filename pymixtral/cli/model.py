@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from pymixtral.cli.console import Console
 from pymixtral.cli.options import LoadOptions
+from pymixtral.engine import explain_bus_errors
 from pymixtral.formats.hparams import HParams
 from pymixtral.formats.names import TensorRole, parse_name
-from pymixtral.formats.vocabulary import SENTENCEPIECE, TokenType
 from pymixtral.llm import LLM
 from pymixtral.loader import ModelFile, open_model
 from pymixtral.memory import format_gb
@@ -31,8 +31,13 @@ def opened(console: Console, path: str | None) -> Iterator[ModelFile]:
 
 
 @contextmanager
-def loaded(console: Console, path: str | None, load: LoadOptions) -> Iterator[LLM]:
+def loaded(
+    console: Console, path: str | None, load: LoadOptions, chat_template: str | None = None
+) -> Iterator[LLM]:
     """A model ready to run, with a line said about it."""
+    explain_bus_errors(
+        "error: the model's file was truncated while it was in use; get it again, or use --no-mmap"
+    )
     with console.status("loading the model"):
         llm = LLM(
             path,
@@ -42,11 +47,12 @@ def loaded(console: Console, path: str | None, load: LoadOptions) -> Iterator[LL
             kv_type=load.kv_type,
             use_mmap=not load.no_mmap,
             check_memory=not load.no_memory_check,
+            chat_template=chat_template,
         )
     with llm:
         _warn(console, llm.file)
         console.note(
-            f"{summary(llm.file)}; context {llm.n_ctx}, threads {llm.engine.threads}, "
+            f"{summary(llm)}; context {llm.n_ctx}, threads {llm.engine.threads}, "
             f"tier {llm.engine.tier}"
         )
         yield llm
@@ -58,17 +64,12 @@ def _warn(console: Console, file: ModelFile) -> None:
         console.warning(warning)
 
 
-def name(file: ModelFile) -> str:
-    """What the file calls its model, or else the file's own name."""
-    given = file.gguf.metadata.get("general.name")
-    return given if isinstance(given, str) and given else file.gguf.path.name
-
-
-def summary(file: ModelFile) -> str:
+def summary(llm: LLM) -> str:
     """One line: name, size, chat template."""
+    file = llm.file
     return (
-        f"{name(file)}: {count_parameters(file)}, {bits_per_weight(file):.2f} bits per weight "
-        f"({format_gb(file.weight_bytes)}); chat template {chat_template(file)}"
+        f"{file.name}: {count_parameters(file)}, {bits_per_weight(file):.2f} bits per weight "
+        f"({format_gb(file.weight_bytes)}); chat template {llm.chat_template}"
     )
 
 
@@ -113,25 +114,3 @@ def human_count(n: int) -> str:
         if n >= unit:
             return f"{n / unit:.1f}{suffix}"
     return str(n)
-
-
-def chat_template(file: ModelFile) -> str:
-    """The chat template that conversations are encoded with, and how sure that is the model's."""
-    vocabulary = file.vocabulary
-    template = vocabulary.chat_template
-    if vocabulary.model != SENTENCEPIECE:
-        return f"none: a {vocabulary.model!r} vocabulary is not supported yet"
-    if _is_control_token(file, "[INST]"):
-        return "v1 (assumed; the vocabulary is that of v2 or v3, which are not supported yet)"
-    if template is not None and "[INST]" in template and "<<SYS>>" not in template:
-        return "v1 (recognised by the file's own template)"
-    if template is not None:
-        return "v1 (assumed; the file has another template, which is not supported yet)"
-    if any(word in name(file).lower() for word in ("mistral", "mixtral")):
-        return "v1 (recognised by the model's name)"
-    return "v1 (assumed; the file has none)"
-
-
-def _is_control_token(file: ModelFile, text: str) -> bool:
-    tokens, types = file.vocabulary.tokens, file.vocabulary.types
-    return text in tokens and types[tokens.index(text)] == TokenType.CONTROL

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from pymixtral.chat import TEMPLATES
 from pymixtral.cli.console import Console
 from pymixtral.sampling import SamplingParams
 
@@ -59,6 +60,14 @@ OPTIONS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "no_memory_check": (
         ("--no-memory-check",),
         {"is_flag": True, "help": "Load the model even if it does not seem to fit the memory."},
+    ),
+    "chat_template": (
+        ("--chat-template",),
+        {
+            "type": click.Choice(tuple(TEMPLATES)),
+            "show_default": "the one that is recognised",
+            "help": "Chat template that the model was trained on.",
+        },
     ),
     "seed": (
         ("--seed",),

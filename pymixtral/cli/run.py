@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import deque
 from dataclasses import asdict
 from itertools import chain
+from typing import Any
 
 import click
 
@@ -18,7 +20,8 @@ from pymixtral.cli.options import (
     sampling_options,
     shared,
 )
-from pymixtral.cli.text import read_argument
+from pymixtral.cli.text import read_argument, read_file
+from pymixtral.errors import ChatError
 from pymixtral.llm import LLM, Completion, CompletionStream, Usage
 from pymixtral.sampling import SamplingParams
 
@@ -26,6 +29,13 @@ from pymixtral.sampling import SamplingParams
 @click.command("run")
 @click.argument("arguments", nargs=-1, required=True, metavar="[MODEL] PROMPT")
 @click.option("--raw", is_flag=True, help="Complete PROMPT as it is, without the chat template.")
+@shared("chat_template")
+@click.option(
+    "--tools",
+    "tools_file",
+    type=click.Path(exists=True, dir_okay=False),
+    help="JSON file: a list of the tools that the answer may call.",
+)
 @sampling_options()
 @load_options()
 @shared("as_json")
@@ -34,6 +44,8 @@ def command(
     console: Console,
     arguments: tuple[str, ...],
     raw: bool,
+    chat_template: str | None,
+    tools_file: str | None,
     params: SamplingParams,
     load: LoadOptions,
     as_json: bool,
@@ -43,7 +55,8 @@ def command(
     "-" reads it from stdin, less one newline at its end.
 
     With --json: {text, token_ids, finish_reason ("stop" or "length"), usage {prompt_tokens,
-    cached_tokens, completion_tokens, prompt_seconds, generation_seconds}}.
+    cached_tokens, completion_tokens, prompt_seconds, generation_seconds}}, and with --tools also
+    tool_calls: null, or [{name, arguments, id}].
 
     \b
     Examples:
@@ -51,15 +64,19 @@ def command(
       pymixtral run mixtral.gguf "Why is the sky blue?" --temperature 0
       pymixtral run --raw "Once upon a time" --max-tokens 64 --seed 1
       git diff | pymixtral run -q mixtral.gguf - > review.txt
+      pymixtral run mixtral-8x22b.gguf "Is it raining?" --tools tools.json --json | jq .tool_calls
     """
     model, prompt = _split(arguments)
+    if raw and tools_file:
+        raise click.UsageError("--tools needs the chat template, which --raw leaves out")
+    tools = _read_tools(tools_file) if tools_file else None
     text = read_argument(prompt)
-    with loaded(console, model, load) as llm:
-        with _start(llm, text, params, raw) as stream:
+    with loaded(console, model, load, chat_template) as llm:
+        with _start(llm, text, params, raw, tools) as stream:
             if as_json:
                 with console.status("generating"):
                     deque(stream, maxlen=0)
-                console.json(_document(stream.completion))
+                console.json(_document(stream.completion, has_tools=tools is not None))
             else:
                 _show(console, stream)
         console.note(_speeds(stream.completion.usage))
@@ -79,10 +96,23 @@ def _split(arguments: tuple[str, ...]) -> tuple[str | None, str]:
     return None, arguments[0]
 
 
-def _start(llm: LLM, text: str, params: SamplingParams, raw: bool) -> CompletionStream:
+def _read_tools(path: str) -> list[Any]:
+    """Definitions, which the chat template checks."""
+    try:
+        tools = json.loads(read_file(path))
+    except (ValueError, RecursionError) as error:
+        raise ChatError(f"{path}: is not JSON: {error}") from None
+    if not isinstance(tools, list):
+        raise ChatError(f"{path}: must be a list of tools")
+    return tools
+
+
+def _start(
+    llm: LLM, text: str, params: SamplingParams, raw: bool, tools: list[Any] | None
+) -> CompletionStream:
     if raw:
         return llm.generate(text, params, stream=True)
-    return llm.chat([{"role": "user", "content": text}], params, stream=True)
+    return llm.chat([{"role": "user", "content": text}], params, tools=tools, stream=True)
 
 
 def _show(console: Console, stream: CompletionStream) -> None:
@@ -94,13 +124,17 @@ def _show(console: Console, stream: CompletionStream) -> None:
     console.end_terminal_line()
 
 
-def _document(completion: Completion) -> dict[str, object]:
-    return {
+def _document(completion: Completion, *, has_tools: bool) -> dict[str, object]:
+    document: dict[str, object] = {
         "text": completion.text,
         "token_ids": completion.token_ids,
         "finish_reason": completion.finish_reason,
         "usage": asdict(completion.usage),
     }
+    if has_tools:
+        calls = completion.tool_calls
+        document["tool_calls"] = calls and [asdict(call) for call in calls]
+    return document
 
 
 def _speeds(usage: Usage) -> str:

@@ -3,6 +3,7 @@
  * their speed (of the kernels whose name has the substring) instead. */
 #include "check.h"
 #include "generic_blocks.h"
+#include "generic_blocks_iq.h"
 
 enum {
     MAX_ROWS = 35,
@@ -16,17 +17,33 @@ typedef struct {
     const char *name;
     unpack_fn *unpack; /* NULL: a float type */
     int block_cols;
+    int n_halves; /* scales and mins in a block that are half floats, and where they are */
+    int half_at[2];
 } weight_type;
 
 static const weight_type types[] = {
-    {CE_TYPE_F32, "f32", NULL, 1},
-    {CE_TYPE_F16, "f16", NULL, 1},
-    {CE_TYPE_BF16, "bf16", NULL, 1},
-    {CE_TYPE_Q4_0, "q4_0", unpack_q4_0, CE_QK},
-    {CE_TYPE_Q8_0, "q8_0", unpack_q8_0, CE_QK},
-    {CE_TYPE_Q4_K, "q4_K", unpack_q4_K, CE_QK_K},
-    {CE_TYPE_Q5_K, "q5_K", unpack_q5_K, CE_QK_K},
-    {CE_TYPE_Q6_K, "q6_K", unpack_q6_K, CE_QK_K},
+    {CE_TYPE_F32, "f32", NULL, 1, 0, {0}},
+    {CE_TYPE_F16, "f16", NULL, 1, 0, {0}},
+    {CE_TYPE_BF16, "bf16", NULL, 1, 0, {0}},
+    {CE_TYPE_Q4_0, "q4_0", unpack_q4_0, CE_QK, 1, {0}},
+    {CE_TYPE_Q4_1, "q4_1", unpack_q4_1, CE_QK, 2, {0, 2}},
+    {CE_TYPE_Q5_0, "q5_0", unpack_q5_0, CE_QK, 1, {0}},
+    {CE_TYPE_Q5_1, "q5_1", unpack_q5_1, CE_QK, 2, {0, 2}},
+    {CE_TYPE_Q8_0, "q8_0", unpack_q8_0, CE_QK, 1, {0}},
+    {CE_TYPE_Q2_K, "q2_K", unpack_q2_K, CE_QK_K, 2, {80, 82}},
+    {CE_TYPE_Q3_K, "q3_K", unpack_q3_K, CE_QK_K, 1, {108}},
+    {CE_TYPE_Q4_K, "q4_K", unpack_q4_K, CE_QK_K, 2, {0, 2}},
+    {CE_TYPE_Q5_K, "q5_K", unpack_q5_K, CE_QK_K, 2, {0, 2}},
+    {CE_TYPE_Q6_K, "q6_K", unpack_q6_K, CE_QK_K, 1, {208}},
+    {CE_TYPE_IQ4_NL, "iq4_nl", unpack_iq4_nl, CE_QK, 1, {0}},
+    {CE_TYPE_IQ4_XS, "iq4_xs", unpack_iq4_xs, CE_QK_K, 1, {0}},
+    {CE_TYPE_IQ3_XXS, "iq3_xxs", unpack_iq3_xxs, CE_QK_K, 1, {0}},
+    {CE_TYPE_IQ3_S, "iq3_s", unpack_iq3_s, CE_QK_K, 1, {0}},
+    {CE_TYPE_IQ2_XXS, "iq2_xxs", unpack_iq2_xxs, CE_QK_K, 1, {0}},
+    {CE_TYPE_IQ2_XS, "iq2_xs", unpack_iq2_xs, CE_QK_K, 1, {0}},
+    {CE_TYPE_IQ2_S, "iq2_s", unpack_iq2_s, CE_QK_K, 1, {0}},
+    {CE_TYPE_IQ1_S, "iq1_s", unpack_iq1_s, CE_QK_K, 1, {0}},
+    {CE_TYPE_IQ1_M, "iq1_m", unpack_iq1_m, CE_QK_K, 0, {0}},
 };
 
 enum { N_TYPES = sizeof types / sizeof types[0] };
@@ -34,7 +51,7 @@ enum { N_TYPES = sizeof types / sizeof types[0] };
 /* ---- Weights ---- */
 
 /* How the numbers are drawn. UNIT: block scales of 1 and one block of activations that is not zero,
- * so that every result is an integer below 2^24, exact in any order of summation. */
+ * so that every result is a number of eighths below 2^24, exact in any order of summation. */
 typedef enum { ORDINARY, EXTREME, UNIT } regime;
 
 /* A half that is finite: about 1e-3, up to 65504, or 1. */
@@ -58,27 +75,22 @@ static void random_quants(uint8_t *p, size_t n, regime r) {
     }
 }
 
-static void random_block(uint8_t *p, ce_type type, regime r) {
-    random_quants(
-        p, (size_t)ce_row_bytes(type, type == CE_TYPE_Q4_0 || type == CE_TYPE_Q8_0 ? 32 : 256), r);
-    const uint16_t d = random_scale(r), dmin = random_scale(r);
-    switch (type) {
-    case CE_TYPE_Q4_0:
-        ((ce_block_q4_0 *)p)->d = d;
-        break;
-    case CE_TYPE_Q8_0:
-        ((ce_block_q8_0 *)p)->d = d;
-        break;
-    case CE_TYPE_Q4_K:
-        ((ce_block_q4_K *)p)->d = d;
-        ((ce_block_q4_K *)p)->dmin = dmin;
-        break;
-    case CE_TYPE_Q5_K:
-        ((ce_block_q5_K *)p)->d = d;
-        ((ce_block_q5_K *)p)->dmin = dmin;
-        break;
-    default:
-        ((ce_block_q6_K *)p)->d = d;
+/* The nibbles of iq1_m's scale, from the lowest, are on top of its four words. */
+static void set_iq1_m_scale(ce_block_iq1_m *block, uint16_t d) {
+    for (int i = 0; i < 4; i++) {
+        const int top = d >> (4 * i) & 15;
+        block->scales[i] = (uint16_t)((block->scales[i] & 0xfff) | top << 12);
+    }
+}
+
+static void random_block(uint8_t *p, const weight_type *type, regime r) {
+    random_quants(p, (size_t)ce_row_bytes(type->type, type->block_cols), r);
+    for (int i = 0; i < type->n_halves; i++) {
+        const uint16_t half = random_scale(r);
+        memcpy(p + type->half_at[i], &half, sizeof half);
+    }
+    if (type->type == CE_TYPE_IQ1_M) {
+        set_iq1_m_scale((ce_block_iq1_m *)p, random_scale(r));
     }
 }
 
@@ -89,7 +101,7 @@ static void random_weights(uint8_t *w, const weight_type *type, int64_t n_elemen
         const float f = random_float();
         const uint16_t half = type->type == CE_TYPE_F16 ? f32_to_f16(f) : bits_from_float(f) >> 16;
         if (type->unpack != NULL) {
-            random_block(p, type->type, r);
+            random_block(p, type, r);
         } else if (type->type == CE_TYPE_F32) {
             memcpy(p, &f, sizeof f);
         } else {
@@ -145,8 +157,9 @@ static reference reference_blocks(unpack_fn *unpack, const void *row, int t, int
         for (int i = 0; i < CE_QK; i++) {
             const double x = (double)x_scale[block] * x_q[block * CE_QK + i];
             const double scaled = (double)w.scale * w.mult[i / 16] * w.q[i];
-            y.dot += (scaled - w.min) * x;
-            y.magnitude += (fabs(scaled) + fabs((double)w.min)) * fabs(x);
+            const double min = (double)w.min * w.min_mult[i / 16];
+            y.dot += (scaled - min) * x;
+            y.magnitude += (fabs(scaled) + fabs(min)) * fabs(x);
         }
     }
     return y;

@@ -109,6 +109,14 @@ def test_question_longer_than_the_context_fails(invoke) -> None:
     assert re.search(r"error: the prompt has \d+ tokens, .* context of 100 ", result.stderr)
 
 
+def test_a_long_question_makes_room_for_itself(invoke, llm: LLM) -> None:
+    question = " ".join([QUESTION] * 20)
+    n_ctx = len(llm.encode_chat([{"role": "user", "content": question}])) + 40
+    result = ask(invoke, question, question, options=("--max-tokens", 5, "--ctx", n_ctx))
+    assert result.exit_code == 0
+    assert "forgot the oldest turn)" in result.stderr
+
+
 # ---- Interrupted ----
 
 

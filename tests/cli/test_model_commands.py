@@ -86,8 +86,8 @@ V1_TEMPLATE = "{{ bos_token }}{% for m in messages %}[INST] {{ m.content }} [/IN
         ("tiny", None, None, "v1 (assumed; the file has none)"),
         ("Mixtral 8x7B", None, None, "v1 (recognised by the model's name)"),
         ("tiny", V1_TEMPLATE, None, "v1 (recognised by the file's own template)"),
-        ("Mixtral", "<|im_start|>{{ m.content }}", None, "v1 (assumed; the file has another "),
-        ("Mixtral", V1_TEMPLATE, "[INST]", "v1 (assumed; the vocabulary is that of v2 or v3"),
+        ("Mixtral", "{{ m.content }}", None, "none (the file's is another, which is not supp"),
+        ("Mixtral", V1_TEMPLATE, "[INST]", "v3 (recognised by the file's own template)"),
     ],
 )
 def test_inspect_tells_how_sure_the_template_is(

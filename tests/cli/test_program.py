@@ -37,8 +37,8 @@ def test_help_has_examples(invoke, command: str) -> None:
 @pytest.mark.parametrize(
     ("command", "options"),
     [
-        ("run", (*LOAD_OPTIONS, *SAMPLING_OPTIONS)),
-        ("chat", (*LOAD_OPTIONS, *SAMPLING_OPTIONS, "--no-shift")),
+        ("run", (*LOAD_OPTIONS, *SAMPLING_OPTIONS, "--chat-template", "--tools")),
+        ("chat", (*LOAD_OPTIONS, *SAMPLING_OPTIONS, "--chat-template", "--no-shift")),
         ("bench", (*LOAD_OPTIONS, "--seed")),
         ("perplexity", (*LOAD_OPTIONS, "--phase")),
         ("inspect", ("--ctx", "--kv-type")),

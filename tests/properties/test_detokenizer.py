@@ -3,14 +3,14 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reference import mistral_v1
+from reference import mistral
 
 from pymixtral.tokenizer import Detokenizer, Tokenizer
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    return Tokenizer(mistral_v1.vocabulary())
+    return Tokenizer(mistral.vocabulary())
 
 
 texts = st.text() | st.text("a é語🧿▁\n")

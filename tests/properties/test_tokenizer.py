@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reference import mistral_v1
+from reference import mistral
 
 from pymixtral.errors import ParameterError
 from pymixtral.formats import TokenType, Vocabulary
@@ -20,12 +20,12 @@ texts = st.text() | st.lists(
 
 @pytest.fixture(scope="module")
 def mixtral() -> Tokenizer:
-    return Tokenizer(mistral_v1.vocabulary())
+    return Tokenizer(mistral.vocabulary())
 
 
 @given(texts)
 def test_encode_equals_sentencepiece(mixtral: Tokenizer, text: str) -> None:
-    assert mixtral.encode(text) == mistral_v1.processor().encode(text)
+    assert mixtral.encode(text) == mistral.processor().encode(text)
 
 
 @given(texts)

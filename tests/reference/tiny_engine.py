@@ -19,11 +19,37 @@ BLOCK_MODEL = TinyModel(
 # Where a block's float16 scales are, in bytes, and about the largest weight at scale 1.
 _SCALES: dict[str, tuple[tuple[int, ...], float]] = {
     "Q4_0": ((0,), 8),
+    "Q4_1": ((0, 2), 15),
+    "Q5_0": ((0,), 16),
+    "Q5_1": ((0, 2), 31),
     "Q8_0": ((0,), 127),
+    "Q2_K": ((80, 82), 15 * 3),
+    "Q3_K": ((108,), 32 * 4),
     "Q4_K": ((0, 2), 63 * 15),
     "Q5_K": ((0, 2), 63 * 31),
     "Q6_K": ((208,), 127 * 32),
+    "IQ4_NL": ((0,), 127),
+    "IQ4_XS": ((0,), 32 * 127),
+    "IQ3_XXS": ((0,), 31 * 62 / 4),
+    "IQ3_S": ((0,), 31 * 15),
+    "IQ2_XXS": ((0,), 31 * 43 / 8),
+    "IQ2_XS": ((0,), 31 * 43 / 8),
+    "IQ2_S": ((0,), 31 * 43 / 8),
+    "IQ1_S": ((0,), 15 * 9 / 8),
+    "IQ1_M": ((), 15 * 9 / 8),  # in pieces: see _put_iq1_m_scales
 }
+
+
+def _random_halves(random: np.random.RandomState, n: int, mean: float) -> NDArray[np.float16]:
+    """(n, 1), between mean / 2 and 3 mean / 2."""
+    return (random.uniform(0.5, 1.5, (n, 1)) * mean).astype("<f2")
+
+
+def _put_iq1_m_scales(data: NDArray[np.uint8], scales: NDArray[np.float16]) -> None:
+    """The nibbles of a block's scale, from the lowest, are on top of its last four words."""
+    words = data[:, 48:].view("<u2")
+    nibbles = scales.view("<u2") >> np.arange(0, 16, 4, dtype=np.uint16) & np.uint16(15)
+    words[:] = words & 0xFFF | nibbles << 12
 
 
 def random_blocks(
@@ -34,9 +60,11 @@ def random_blocks(
     n_blocks = n_weights // block.block_size
     data = random.randint(0, 256, (n_blocks, block.type_size)).astype(np.uint8)
     offsets, largest = _SCALES[type_name]
+    mean = 3 * WEIGHT_STD / largest
     for offset in offsets:
-        scale = random.uniform(0.5, 1.5, n_blocks) * 3 * WEIGHT_STD / largest
-        data[:, offset : offset + 2] = scale.astype("<f2").view(np.uint8).reshape(-1, 2)
+        data[:, offset : offset + 2] = _random_halves(random, n_blocks, mean).view(np.uint8)
+    if type_name == "IQ1_M":
+        _put_iq1_m_scales(data, _random_halves(random, n_blocks, mean))
     return data.ravel()
 
 

@@ -1,11 +1,14 @@
+"""Chat template v1, what all templates refuse, and conversations that grow."""
+
 import json
 from pathlib import Path
 
 import pytest
-from reference import mistral_v1
+from messages import assistant, calling, result, system, text_chunk, user
+from reference import mistral
 
 from pymixtral.chat import Conversation, encode_chat
-from pymixtral.errors import ChatError
+from pymixtral.errors import ChatError, ParameterError
 from pymixtral.tokenizer import Tokenizer
 
 DATA = Path(__file__).parents[1] / "data" / "chat"
@@ -13,23 +16,7 @@ DATA = Path(__file__).parents[1] / "data" / "chat"
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    return Tokenizer(mistral_v1.vocabulary())
-
-
-def system(content: object) -> dict[str, object]:
-    return {"role": "system", "content": content}
-
-
-def user(content: object) -> dict[str, object]:
-    return {"role": "user", "content": content}
-
-
-def assistant(content: object, **more: object) -> dict[str, object]:
-    return {"role": "assistant", "content": content, **more}
-
-
-def text_chunk(text: str) -> dict[str, str]:
-    return {"type": "text", "text": text}
+    return Tokenizer(mistral.vocabulary())
 
 
 def test_the_worked_example(tokenizer: Tokenizer) -> None:
@@ -50,11 +37,11 @@ def test_the_published_sample(tokenizer: Tokenizer) -> None:
 
 
 @pytest.mark.parametrize("name", ["get_weather_full", "parallel_calls"])
-def test_samples_with_tools_are_refused(tokenizer: Tokenizer, name: str) -> None:
+def test_v1_has_no_tools(tokenizer: Tokenizer, name: str) -> None:
     sample = json.loads((DATA / name / "sample.json").read_text())
     with pytest.raises(ChatError, match="chat template v1 has no tools"):
         encode_chat(tokenizer, sample["messages"], sample["tools"])
-    with pytest.raises(ChatError):
+    with pytest.raises(ChatError, match="message .: chat template v1 has no tools"):
         encode_chat(tokenizer, sample["messages"])
 
 
@@ -80,6 +67,10 @@ MERGED = {
     "answer first": (
         [system("S"), assistant("A"), user("Q")],
         [("user", "S\n\n"), ("assistant", "A"), ("user", "Q")],
+    ),
+    "empty system messages": (
+        [system(""), system([]), system([text_chunk("")]), system("S"), user("Q")],
+        [("user", "\n\nS\n\nQ")],
     ),
     "only system": ([system("S")], [("user", "S\n\n")]),
     "empty question": ([user("")], [("user", "")]),
@@ -109,7 +100,7 @@ REFUSED = {
     "answer alone": ([assistant("A")], "message 0: the last must be a question"),
     "system after answer": (
         [user("Q"), assistant("A"), system("S"), user("R")],
-        "message 2: a system message cannot follow an assistant message",
+        "message 2: role 'system' cannot follow 'assistant'",
     ),
     "empty answer": ([user("Q"), assistant(""), user("R")], "message 1: .* cannot be empty"),
     "empty chunk": (
@@ -118,17 +109,16 @@ REFUSED = {
     ),
     "answer without content": (
         [user("Q"), {"role": "assistant"}, user("R")],
-        "message 1: content must be a str",
+        "message 1: an assistant message cannot be empty",
     ),
-    "unknown role": ([{"role": "tool", "content": "x"}], "message 0: role 'tool' is unknown"),
+    "question without content": ([{"role": "user"}], "message 0: content must be a str"),
+    "unknown role": ([{"role": "bot", "content": "x"}], "message 0: role 'bot' is unknown"),
     "no role": ([{"content": "x"}], "message 0: role None is unknown"),
     "strange role": ([{"role": ["user"], "content": "x"}], "message 0: role .* is unknown"),
     "unknown key": ([{**user("Q"), "name": "x"}], "message 0: unknown key 'name'"),
     "prefix": ([user("Q"), assistant("A", prefix=True)], "message 1: unknown key 'prefix'"),
-    "tool calls": (
-        [user("Q"), assistant("A", tool_calls=[{}]), user("R")],
-        "message 1: chat template v1 has no tools",
-    ),
+    "tool calls": ([user("Q"), calling({}), user("R")], "message 1: .* v1 has no tools"),
+    "tool result": ([user("Q"), result("x")], "message 1: .* v1 has no tools"),
     "number": ([user(1)], "message 0: content must be a str or a list"),
     "image": ([user([{"type": "image_url", "image_url": ""}])], "message 0: each chunk"),
     "chunk of a number": ([user([{"type": "text", "text": 1}])], "message 0: each chunk"),
@@ -144,8 +134,9 @@ def test_refusals(tokenizer: Tokenizer, case: str) -> None:
 
 
 def test_unknown_version(tokenizer: Tokenizer) -> None:
-    with pytest.raises(ChatError, match="chat template 'v3' does not exist; there is v1"):
-        encode_chat(tokenizer, [user("Q")], version="v3")
+    known = "v1, v2, v3, v7, chatml"
+    with pytest.raises(ChatError, match=f"chat template 'v4' does not exist; there is {known}"):
+        encode_chat(tokenizer, [user("Q")], version="v4")
 
 
 def test_a_vocabulary_without_bos(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,58 +147,109 @@ def test_a_vocabulary_without_bos(tokenizer: Tokenizer, monkeypatch: pytest.Monk
         Conversation(tokenizer)
 
 
-def test_conversation_equals_encode_chat(tokenizer: Tokenizer) -> None:
-    conversation = Conversation(tokenizer, system="S")
+def test_a_vocabulary_without_control_tokens(tokenizer: Tokenizer) -> None:
+    for version, token in (("v3", r"\[INST\]"), ("chatml", r"<\|im_start\|>")):
+        error = f"no control token {token}, which chat template {version} needs"
+        with pytest.raises(ChatError, match=error):
+            encode_chat(tokenizer, [user("Q")], version=version)
+
+
+# ---- Conversations that grow ----
+
+VERSIONS = ("v1", "v2", "v3", "v7", "chatml")
+
+
+@pytest.fixture(scope="module", params=VERSIONS)
+def version(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def versed(version: str) -> Tokenizer:
+    """A tokenizer that has the version's tokens."""
+    return mistral.tokenizer(version)
+
+
+def test_conversation_equals_encode_chat(versed: Tokenizer, version: str) -> None:
+    conversation = Conversation(versed, system="S", version=version)
     conversation.add_user("Q")
-    assert conversation.ids == encode_chat(tokenizer, [system("S"), user("Q")])
-    conversation.add_answer_ids(tokenizer.encode("A"))
+    assert conversation.ids == encode_chat(versed, [system("S"), user("Q")], version=version)
+    conversation.add_answer_ids(answer_ids(versed, version, "A"))
     conversation.add_user("R")
     messages = [system("S"), user("Q"), assistant("A"), user("R")]
-    assert conversation.ids == encode_chat(tokenizer, messages)
+    assert conversation.ids == encode_chat(versed, messages, version=version)
     assert conversation.n_turns == 2
 
 
-def test_conversation_keeps_generated_ids(tokenizer: Tokenizer) -> None:
-    generated = [22557, 28705, 28705]  # encoding " Hello  " gives other ids
-    conversation = Conversation(tokenizer)
-    question = conversation.add_user("Q")
-    assert conversation.ids == [1, *question]
+def answer_ids(tokenizer: Tokenizer, version: str, text: str) -> list[int]:
+    """What a model generates that says `text`."""
+    if version != "chatml":
+        return tokenizer.encode(text)
+    before = tokenizer.encode("assistant\n")  # has the space in front, which the answer has not
+    ids = tokenizer.encode(f"assistant\n{text}")
+    assert ids[: len(before)] == before
+    return ids[len(before) :]
+
+
+def test_conversation_keeps_generated_ids(versed: Tokenizer, version: str) -> None:
+    generated = [22557, 28705, 28705]  # no text encodes to these
+    conversation = Conversation(versed, version=version)
+    conversation.add_user("Q")
+    question = conversation.ids
     conversation.add_answer_ids(generated)
-    assert conversation.ids == [1, *question, *generated, 2]
-    second = conversation.add_user("R")
-    assert conversation.ids == [1, *question, *generated, 2, *second]
+    answered = conversation.ids
+    assert answered[:-1] == [*question, *generated]
+    assert versed.piece(answered[-1]) == ("<|im_end|>" if version == "chatml" else "</s>")
+    conversation.add_user("R")
+    assert conversation.ids[: len(answered)] == answered
 
 
-def test_conversation_closes_an_answer_once(tokenizer: Tokenizer) -> None:
-    for answer in ([], [2], [22557], [22557, 2]):
-        conversation = Conversation(tokenizer)
-        question = conversation.add_user("Q")
+def test_conversation_closes_an_answer_once(versed: Tokenizer, version: str) -> None:
+    end_id = versed.control_id("<|im_end|>") if version == "chatml" else 2
+    for answer in ([], [end_id], [22557], [22557, end_id]):
+        conversation = Conversation(versed, version=version)
+        conversation.add_user("Q")
+        question = conversation.ids
         conversation.add_answer_ids(answer)
-        assert conversation.ids == [1, *question, *(i for i in answer if i != 2), 2]
+        assert conversation.ids == [*question, *(i for i in answer if i != end_id), end_id]
 
 
-def test_conversation_drops_the_oldest_turn(tokenizer: Tokenizer) -> None:
-    conversation = Conversation(tokenizer, system="S")
+def test_conversation_drops_the_oldest_turn(versed: Tokenizer, version: str) -> None:
+    conversation = Conversation(versed, system="S", version=version)
     for question in ("Q", "R", "T"):
         conversation.add_user(question)
         if question != "T":
-            conversation.add_answer_ids(tokenizer.encode("A"))
+            conversation.add_answer_ids(answer_ids(versed, version, "A"))
+    least = encode_chat(versed, [system("S"), user("T")], version=version)
+    assert conversation.least_ids == least
     conversation.drop_oldest_turn()
     messages = [system("S"), user("R"), assistant("A"), user("T")]
-    assert conversation.ids == encode_chat(tokenizer, messages)
+    assert conversation.ids == encode_chat(versed, messages, version=version)
     conversation.drop_oldest_turn()
-    assert conversation.ids == encode_chat(tokenizer, [system("S"), user("T")])
+    assert conversation.ids == least
     with pytest.raises(ChatError, match="only one turn is left"):
         conversation.drop_oldest_turn()
+    conversation.add_answer_ids([22557])
+    assert conversation.least_ids == conversation.ids
 
 
-def test_conversation_retracts_a_question(tokenizer: Tokenizer) -> None:
-    conversation = Conversation(tokenizer, system="S")
+def test_conversation_retracts_a_question(versed: Tokenizer, version: str) -> None:
+    conversation = Conversation(versed, system="S", version=version)
+    before = conversation.ids
     conversation.add_user("Q")
     conversation.retract_question()
-    assert conversation.ids == [1]
+    assert conversation.ids == before
     conversation.add_user("R")
-    assert conversation.ids == encode_chat(tokenizer, [system("S"), user("R")])
+    expected = encode_chat(versed, [system("S"), user("R")], version=version)
+    assert conversation.ids == expected
+
+
+@pytest.mark.parametrize("text", ["\ud800", "a\udfff"])
+def test_conversation_refuses_a_text_at_once(tokenizer: Tokenizer, text: str) -> None:
+    conversation = Conversation(tokenizer)
+    with pytest.raises(ParameterError, match="lone surrogate"):
+        conversation.add_user(text)
+    assert conversation.n_turns == 0
 
 
 def test_conversation_refuses_what_is_out_of_turn(tokenizer: Tokenizer) -> None:

@@ -393,6 +393,29 @@ def test_router_ties_go_to_the_lowest_index() -> None:
     engine.close()
 
 
+# ---- Many experts ----
+
+
+def test_64_experts(engine: Engine) -> None:
+    """The most there may be; a file of 64 equal experts is the model of one of them."""
+    many = replace(MODEL, n_experts=64, n_experts_used=3)
+    weights = random_weights(many)
+    one = {name: w.copy() for name, w in weights.items()}
+    for name, weight in weights.items():
+        if "_exps" in name:
+            weight[:] = weight[0]
+            one[name] = weight[:1].copy()
+        elif "gate_inp" in name:
+            one[name] = weight[:1].copy()
+    equal = tiny_engine(many, weights=weights)
+    single = tiny_engine(replace(MODEL, n_experts=1, n_experts_used=1), weights=one)
+    found = equal.session(32, "f32").eval(IDS, Phase.PROMPT)
+    expected = single.session(32, "f32").eval(IDS, Phase.PROMPT)
+    assert np.abs(found - expected).max() < 1e-4
+    equal.close()
+    single.close()
+
+
 # ---- Estimates ----
 
 

@@ -15,6 +15,7 @@ from pymixtral.formats.blocks import (
     quantize,
     row_bytes,
 )
+from pymixtral.formats.iq_grids import grid
 
 ENCODED = [TypeId.F32, TypeId.F16, TypeId.BF16, TypeId.Q8_0]
 
@@ -37,6 +38,13 @@ def test_dequantize_is_bit_equal_on_random_blocks(type_id: TypeId) -> None:
     assert ours.dtype == np.float32
     np.testing.assert_array_equal(ours.view(np.uint32), theirs.view(np.uint32))
     assert np.isfinite(ours).any()
+
+
+@pytest.mark.parametrize("name", ["IQ1", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"])
+def test_grids_are_those_of_gguf(name: str) -> None:
+    theirs = gguf.quants._type_traits[GGMLQuantizationType["IQ1_S" if name == "IQ1" else name]]
+    theirs.init_grid()
+    np.testing.assert_array_equal(grid(name), theirs.grid[0, 0])
 
 
 @pytest.mark.parametrize("type_id", ENCODED, ids=lambda t: t.name)
@@ -86,8 +94,8 @@ def test_f16_refuses_overflow_and_keeps_infinity() -> None:
 
 
 def test_types_without_a_codec_are_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="Q2_K"):
-        dequantize(bytes(84), 10, (256,))
+    with pytest.raises(ValueError, match="TQ1_0"):
+        dequantize(bytes(54), 34, (256,))
     with pytest.raises(ValueError, match="Q4_K"):
         quantize(np.zeros(256, np.float32), TypeId.Q4_K)
 

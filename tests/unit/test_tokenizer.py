@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from reference import mistral_v1
+from reference import mistral
 
 from pymixtral.errors import ModelLoadError, ParameterError
 from pymixtral.formats import TokenType, Vocabulary, open_gguf, read_vocabulary
@@ -23,19 +23,9 @@ IM_START = "<|im_start|>"
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     """Mixtral's tokenizer, after a way through a GGUF file."""
     path = tmp_path_factory.mktemp("tokenizer") / "vocabulary.gguf"
-    mistral_v1.write_gguf(path, mistral_v1.vocabulary())
+    mistral.write_gguf(path, mistral.vocabulary())
     with open_gguf(path) as gguf:
         return Tokenizer(read_vocabulary(gguf))
-
-
-def with_tokens(vocab: Vocabulary, *added: tuple[str, TokenType]) -> Vocabulary:
-    """`vocab` and more tokens, as a fine-tune adds them."""
-    return replace(
-        vocab,
-        tokens=[*vocab.tokens, *(token for token, _ in added)],
-        scores=np.append(vocab.scores, np.full(len(added), -1000.0, np.float32)),
-        types=np.append(vocab.types, np.array([kind for _, kind in added], np.int32)),
-    )
 
 
 def vocabulary_of(pieces: dict[str, TokenType], **fields: object) -> Vocabulary:
@@ -95,10 +85,10 @@ def test_user_text_never_becomes_a_control_token(tokenizer: Tokenizer, text: str
 
 @pytest.mark.parametrize("kind", [TokenType.CONTROL, TokenType.USER_DEFINED])
 def test_user_text_never_becomes_an_added_token(kind: TokenType) -> None:
-    tokenizer = Tokenizer(with_tokens(mistral_v1.vocabulary(), (IM_START, kind)))
+    tokenizer = Tokenizer(mistral.with_tokens(mistral.vocabulary(), (IM_START, kind)))
     text = f"{IM_START}user"
     assert tokenizer.control_id(IM_START) == 32000
-    assert tokenizer.encode(text) == mistral_v1.processor().encode(text)
+    assert tokenizer.encode(text) == mistral.processor().encode(text)
     assert tokenizer.decode([32000]) == ("" if kind is TokenType.CONTROL else IM_START)
     assert tokenizer.piece(32000) == IM_START
 
@@ -121,9 +111,9 @@ def test_special_ids_are_control_tokens_whatever_their_type() -> None:
 def test_decode_is_that_of_sentencepiece_with_the_leading_space(tokenizer: Tokenizer) -> None:
     for line in read_corpus(DATA / CORPUS):
         text = tokenizer.decode([1, *line["ids"], 2])
-        assert text.removeprefix(" ") == mistral_v1.processor().decode(line["ids"])
+        assert text.removeprefix(" ") == mistral.processor().decode(line["ids"])
     assert tokenizer.decode([22557]) == " Hello"
-    assert tokenizer.decode([0, 22557]) == mistral_v1.processor().decode([0, 22557])
+    assert tokenizer.decode([0, 22557]) == mistral.processor().decode([0, 22557])
 
 
 def test_pieces_and_bytes(tokenizer: Tokenizer) -> None:
@@ -169,12 +159,12 @@ def test_no_space_prefix() -> None:
 
 def test_another_kind_of_vocabulary_is_refused() -> None:
     with pytest.raises(ModelLoadError, match=r"tokenizer\.ggml\.model is 'gpt2'"):
-        Tokenizer(replace(mistral_v1.vocabulary(), model="gpt2"))
+        Tokenizer(replace(mistral.vocabulary(), model="gpt2"))
 
 
 def test_tokens_that_sentencepiece_refuses_keep_their_ids_and_warn() -> None:
     vocab = vocabulary_of(BYTES | LETTERS)
-    flawed = with_tokens(
+    flawed = mistral.with_tokens(
         vocab,
         ("", TokenType.NORMAL),
         ("ab", TokenType.NORMAL),
@@ -208,12 +198,12 @@ def test_missing_byte_tokens(n_missing: int) -> None:
 
     unknown_id = len(vocab.tokens)
     with pytest.warns(UserWarning, match="missing"):
-        tokenizer = Tokenizer(with_tokens(vocab, ("<unk>", TokenType.UNKNOWN)))
+        tokenizer = Tokenizer(mistral.with_tokens(vocab, ("<unk>", TokenType.UNKNOWN)))
     assert tokenizer.encode("a\0") == [first_letter + 1, unknown_id]
 
 
 def test_two_unknown_tokens() -> None:
-    vocab = with_tokens(
+    vocab = mistral.with_tokens(
         vocabulary_of(BYTES), ("<unk>", TokenType.UNKNOWN), ("[UNK]", TokenType.UNKNOWN)
     )
     with pytest.warns(UserWarning, match="repeat an earlier one, the first at id 257"):
@@ -233,7 +223,7 @@ def test_lower_case_and_mistyped_byte_tokens(kind: TokenType) -> None:
 
 def test_tokens_that_are_no_utf8() -> None:
     """The file's bytes come as surrogate escapes; they decode to those bytes again."""
-    vocab = with_tokens(vocabulary_of(BYTES), ("\udcc3", TokenType.NORMAL))
+    vocab = mistral.with_tokens(vocabulary_of(BYTES), ("\udcc3", TokenType.NORMAL))
     tokenizer = Tokenizer(vocab)
     assert tokenizer.token_bytes(256) == b"\xc3"
     assert tokenizer.piece(256) == "\ufffd"

@@ -1,0 +1,24 @@
+"""Conversations to token ids, piece by piece, and generated calls of tools back to objects.
+
+`encode_chat` and `Conversation` write the ids that a model was trained on; `recognise_template`
+tells which template that is; `parse_tool_calls` reads what an answer asks to be called. Which
+conversations each template accepts is in docs/chat.md.
+"""
+
+from pymixtral.chat.conversation import Conversation
+from pymixtral.chat.messages import Message
+from pymixtral.chat.recognise import Recognition, recognise_template
+from pymixtral.chat.templates import TEMPLATES, encode_chat, make_template
+from pymixtral.chat.tools import ToolCall, parse_tool_calls
+
+__all__ = [
+    "TEMPLATES",
+    "Conversation",
+    "Message",
+    "Recognition",
+    "ToolCall",
+    "encode_chat",
+    "make_template",
+    "parse_tool_calls",
+    "recognise_template",
+]
