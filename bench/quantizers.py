@@ -3,9 +3,8 @@
     python bench/quantizers.py LIBGGML [--tensors MODEL.gguf] [--threads 1] [--rounds 5]
 
 LIBGGML is the peer's libggml-base.so (PyPI's llama-cpp-python has it in llama_cpp/lib). Both sides
-quantize the same rows in turns, with the same number of threads, each in its own calls. The error is
-that of the decoded bytes (decoded by PyPI's gguf), as a ratio, ours over the peer's, below 1 where
-ours is better:
+quantize the same rows in turns, with the same number of threads. The error is that of the bytes as
+PyPI's gguf decodes them, as a ratio, ours over the peer's, below 1 where ours is better:
 
     weighted    by the weights that the peer itself minimises for that type
     plain       by the importance alone (mean square error where there is none)
@@ -124,7 +123,7 @@ def main() -> None:
     sides = (ours(options.threads), peer(options.libggml, options.threads))
     tensors = samples(options.tensors)
     rng = np.random.default_rng(1)
-    print("| type | importance | weighted (worst) | plain (worst) | ours M values/s | peer | ratio |")
+    print("| type | importance | weighted (worst) | plain (worst) | ours M/s | peer | ratio |")
     print("|---|---|---|---|---|---|---|")
     for name in options.types:
         target = int(QuantizationType[name])
@@ -136,7 +135,8 @@ def main() -> None:
                 if with_importance:
                     importance = np.exp(rng.standard_normal(x.shape[1])).astype(np.float32)
                 for i in range(options.rounds if x.size >= 1 << 22 else 1):
-                    (a, seconds_a), (b, seconds_b) = (timed(s, x, target, importance) for s in sides)
+                    results = [timed(side, x, target, importance) for side in sides]
+                    (a, seconds_a), (b, seconds_b) = results
                     if x.size >= 1 << 22:
                         rates[0].append(x.size / seconds_a / 1e6)
                         rates[1].append(x.size / seconds_b / 1e6)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pymixtral._cengine import ffi, lib
-from pymixtral.engine import default_threads
-from pymixtral.formats.blocks import TYPES, quantize, row_bytes
+from pymixtral.engine import default_threads, dequantize_rows, quantize_rows
+from pymixtral.formats.blocks import quantize, row_bytes
 from pymixtral.formats.quantize import Encoded
 from pymixtral.formats.recipes import FLOAT_TYPES
 
@@ -49,7 +47,7 @@ class Quantizer:
         def encode(first: int) -> tuple[float, float]:
             rows = slice(first, min(first + step, n_rows))
             part = data[rows.start * source_row : rows.stop * source_row]
-            values = decode(part, source, rows.stop - first, n_cols)
+            values = dequantize_rows(part, source, rows.stop - first, n_cols)
             return _encode_rows(values, target, importance, encoded[rows], first)
 
         sums = list(self._threads.map(encode, range(0, n_rows, step)))
@@ -58,37 +56,12 @@ class Quantizer:
         )
 
 
-def decode(data: memoryview, source: int, n_rows: int, n_cols: int) -> Floats:
-    """Rows of type `source` as float32 (n_rows, n_cols).
-
-    Raises:
-        ValueError: the engine cannot decode the type.
-    """
-    if TYPES[source].name == "F32":
-        return np.frombuffer(data, np.float32).reshape(n_rows, n_cols)
-    values = np.empty((n_rows, n_cols), np.float32)
-    error = ffi.new("ce_error *")
-    src, dst = ffi.from_buffer(data), ffi.from_buffer("float[]", values)
-    _check(lib.ce_dequantize(source, src, dst, values.size, error), error)
-    return values
-
-
 def _encode_rows(
     values: Floats, target: int, importance: Floats | None, out: NDArray[np.uint8], first: int
 ) -> tuple[float, float]:
     """Fills `out`; returns the sums of squares of error and values. `first` is for messages."""
     if target in FLOAT_TYPES:
         out[:] = np.frombuffer(quantize(values, target), np.uint8).reshape(out.shape)
-        back = decode(out.reshape(-1).data, target, *values.shape)
+        back = dequantize_rows(out.reshape(-1).data, target, *values.shape)
         return float(((values - back) ** 2).sum()), float((values**2).sum())
-    sums, error = ffi.new("ce_quantize_error *"), ffi.new("ce_error *")
-    src, dst = ffi.from_buffer("float[]", values), ffi.from_buffer(out)
-    weights = ffi.NULL if importance is None else ffi.from_buffer("float[]", importance)
-    _check(lib.ce_quantize(target, src, *values.shape, weights, dst, sums, error), error, first)
-    return sums.error, sums.square
-
-
-def _check(code: int, error: Any, first: int = 0) -> None:
-    if code != lib.CE_OK:
-        where = f" (rows are counted from {first})" if first else ""
-        raise ValueError(ffi.string(error.message).decode() + where)
+    return quantize_rows(values, target, importance, out, first)

@@ -12,9 +12,9 @@ from pymixtral.quantizer import Quantizer
 
 ONE_FORMULA = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"]
 
-# Relative error (root mean square) on Gaussian values: what llama.cpp's quantizers reach, which ours
-# must beat. bench/quantizers.py measures it.
-PEER_ERRORS = {
+# A loose bound on the relative error (root mean square) on Gaussian values: it catches a wrong
+# packing, not a worse search. bench/quantizers.py compares the errors with llama.cpp's.
+MAX_ERRORS = {
     "Q2_K": 0.3,
     "Q3_K": 0.15,
     "Q4_K": 0.08,
@@ -23,7 +23,7 @@ PEER_ERRORS = {
     "IQ4_NL": 0.08,
     "IQ4_XS": 0.08,
 }
-SEARCHED = list(PEER_ERRORS)
+SEARCHED = list(MAX_ERRORS)
 
 
 def encode(values: np.ndarray, name: str, importance: np.ndarray | None = None, n_threads: int = 1):
@@ -76,7 +76,7 @@ def test_error(name: str, weighted: bool) -> None:
     error = values - decoded(values, name, importance if weighted else None)
     weights = importance if weighted else 1
     relative = np.sqrt((weights * error**2).sum() / (weights * values**2).sum())
-    assert relative < PEER_ERRORS[name]
+    assert relative < MAX_ERRORS[name]
 
 
 @pytest.mark.parametrize("name", SEARCHED)
