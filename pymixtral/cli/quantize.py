@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -39,7 +40,7 @@ N_WORST = 5  # tensors
 )
 @click.option("--allow-requantize", is_flag=True, help="Quantize what is quantized already.")
 @click.option("--dry-run", is_flag=True, help="Only print what would be done.")
-@shared("threads")
+@shared("threads", "as_json")
 @console_options
 def command(
     console: Console,
@@ -51,12 +52,17 @@ def command(
     allow_requantize: bool,
     dry_run: bool,
     threads: int | None,
+    as_json: bool,
 ) -> None:
     """Write the model in the file IN to the file OUT, with weights of the given TYPE.
 
     TYPE is a recipe (q2_k, q3_k_s, q3_k_m, q3_k_l, q4_k_s, q4_k_m, q5_k_s, q5_k_m, q6_k), a plain
     type (q8_0, q4_0, q4_1, q5_0, q5_1, iq4_nl, iq4_xs, f16, bf16, f32), or a file with rules of
     your own; docs/quantizing.md shows what each costs and how rules are written.
+
+    With --json: {n_bytes, bits_per_weight, seconds, tensors [{name, type, n_bytes,
+    relative_error}]}, the tensors being those that were not copied; with --dry-run: {n_bytes, free,
+    tensors [{name, source, type, n_bytes}]}.
 
     \b
     Examples:
@@ -66,7 +72,7 @@ def command(
     """
     chosen = _recipe(recipe).amended(map(_override, overrides))
     if dry_run:
-        _print_plan(console, src, out, chosen, allow_requantize)
+        _print_plan(console, src, out, chosen, allow_requantize, as_json)
         return
     importance = None if imatrix is None else _read_imatrix(console, imatrix, src)
     start = time.perf_counter()
@@ -80,7 +86,7 @@ def command(
             allow_requantize=allow_requantize,
             progress=lambda done, total: progress(max(1, done >> 20), total >> 20),
         )
-    _note_summary(console, out, results, time.perf_counter() - start)
+    _tell_result(console, out, results, time.perf_counter() - start, as_json)
 
 
 def _recipe(name: str) -> Recipe:
@@ -119,30 +125,54 @@ def _read_imatrix(console: Console, path: str, model: str) -> ImportanceMatrix:
 
 
 def _print_plan(
-    console: Console, src: str, out: str, recipe: Recipe, allow_requantize: bool
+    console: Console, src: str, out: str, recipe: Recipe, allow_requantize: bool, as_json: bool
 ) -> None:
     with open_gguf(src) as gguf:
         planned = plan(gguf, read_hparams(gguf), recipe, allow_requantize=allow_requantize)
-    width = max(len(tensor.source.name) for tensor in planned)
-    for tensor in planned:
-        source = tensor.source
-        console.answer(
-            f"{source.name:{width}}  {source.type_name:>5} -> {TYPES[tensor.type].name:6}  "
-            f"{tensor.n_bytes:>14,} bytes\n"
-        )
+    tensors = [
+        {
+            "name": tensor.source.name,
+            "source": tensor.source.type_name,
+            "type": TYPES[tensor.type].name,
+            "n_bytes": tensor.n_bytes,
+        }
+        for tensor in planned
+    ]
     n_bytes = sum(tensor.n_bytes for tensor in planned)
     free = shutil.disk_usage(os.path.dirname(os.path.abspath(out))).free
+    if as_json:
+        console.json({"n_bytes": n_bytes, "free": free, "tensors": tensors})
+        return
+    width = max(len(tensor.source.name) for tensor in planned)
+    for row in tensors:
+        console.answer(
+            "{name:{width}}  {source:>6} -> {type:6}  {n_bytes:>14,} bytes\n".format(
+                width=width, **row
+            )
+        )
     fits = "which fits" if n_bytes < free else "which does NOT fit"
     console.answer(f"{format_gb(n_bytes)} of tensors, {fits}: {format_gb(free)} are free there\n")
 
 
-def _note_summary(console: Console, out: str, results: list[TensorResult], seconds: float) -> None:
+def _tell_result(
+    console: Console, out: str, results: list[TensorResult], seconds: float, as_json: bool
+) -> None:
     with open_gguf(out) as gguf:
         n_bits = 8 * sum(tensor.n_bytes for tensor in gguf.tensors.values())
         n_values = sum(math.prod(tensor.shape) for tensor in gguf.tensors.values())
+    bits_per_weight, n_bytes = n_bits / n_values, os.path.getsize(out)
+    if as_json:
+        console.json(
+            {
+                "n_bytes": n_bytes,
+                "bits_per_weight": bits_per_weight,
+                "seconds": seconds,
+                "tensors": [asdict(result) for result in results],
+            }
+        )
+        return
     console.note(
-        f"{out}: {format_gb(os.path.getsize(out))}, {n_bits / n_values:.2f} bits per weight, "
-        f"{seconds:.1f} s"
+        f"{out}: {format_gb(n_bytes)}, {bits_per_weight:.2f} bits per weight, {seconds:.1f} s"
     )
     for result in sorted(results, key=lambda result: -result.relative_error)[:N_WORST]:
         console.note(f"{result.name} {result.type}: relative error {result.relative_error:.2%}")
