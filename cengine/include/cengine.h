@@ -136,6 +136,19 @@ uint64_t ce_row_bytes(int32_t type, int64_t n_cols);
 /* Dequantizes n_cols elements at `src` (the generic kernel, bit-equal to ggml's formulas). */
 ce_status ce_dequantize(int32_t type, const void *src, float *dst, int64_t n_cols, ce_error *err);
 
+typedef struct {
+    double error;  /* sum of (value - quantized value)^2 */
+    double square; /* sum of value^2 */
+} ce_quantize_error;
+
+/* Quantizes n_rows rows of n_cols floats to `dst`, in the calling thread. A block's bytes depend on
+ * its values alone: rows may be cut among threads in any way, and every tier gives the same.
+ * importance: [n_cols], how much an error in a column matters (0 ... 65504, around 1 on average),
+ * or NULL; the types with one scale per 32 columns ignore it. What is lost is added to `sums`,
+ * which may be NULL. CE_ERR_NUMERIC for a value beyond +-65504 or that is no number. */
+ce_status ce_quantize(int32_t type, const float *src, int64_t n_rows, int64_t n_cols,
+                      const float *importance, void *dst, ce_quantize_error *sums, ce_error *err);
+
 /* For programs, not for libraries: if a mapped file turns out to have been truncated (SIGBUS),
  * writes `line` to stderr and ends the process with code 1. */
 void ce_explain_bus_errors(const char *line);

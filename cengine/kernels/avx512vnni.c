@@ -5,4 +5,5 @@ void ce_kernels_avx512vnni(ce_kernels *k) {
     k->tier = "avx512vnni";
     ce_avx512vnni_matmul(k);
     ce_avx512vnni_matmul_floats(k);
+    ce_avx512vnni_quantize(k);
 }

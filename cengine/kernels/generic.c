@@ -10,4 +10,5 @@ void ce_kernels_generic(ce_kernels *k) {
     ce_generic_matmul(k);
     ce_generic_attention(k);
     ce_generic_ops(k);
+    ce_generic_quantize(k);
 }

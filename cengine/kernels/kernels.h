@@ -66,6 +66,10 @@ typedef struct ce_kernels {
     ce_matmul_kernel matmul[CE_N_PHASES][CE_MAX_TYPE];
     /* Row of n elements at src to floats; indexed by ce_type. Bit-equal in every tier. */
     void (*dequantize[CE_MAX_TYPE])(float *dst, const void *src, int64_t n);
+    /* Rows of floats to blocks, see ce_quantize. NULL for the types that have no quantizer;
+     * bit-equal in every tier. */
+    void (*quantize[CE_MAX_TYPE])(void *dst, const float *x, const float *importance,
+                                  int64_t n_rows, int64_t n_cols);
     /* One row of n columns (a multiple of 32) to int8: scale = max|x| / 127 (0 for a block of
      * zeros), q = round-half-even(x * (127 / max|x|)). Bit-equal in every tier. A NaN or infinity
      * makes scale NaN, so that it shows in the result. */

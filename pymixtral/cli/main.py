@@ -33,6 +33,7 @@ COMMANDS = (
     "bench",
     "perplexity",
     "convert",
+    "quantize",
     "verify",
     "info",
 )

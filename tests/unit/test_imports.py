@@ -28,6 +28,7 @@ ALLOWED: dict[str, set[str]] = {
         "chat", "engine", "errors", "generate", "loader", "memory", "sampling", "tokenizer",
         FORMATS,
     },
+    "quantizer": {"engine", FORMATS},
     "perplexity": {"engine", "errors", "llm"},
     "__main__": {"cli"},
 }  # fmt: skip

@@ -1,0 +1,135 @@
+"""Reading importance matrices: how much an error in each column of a matrix matters.
+
+It is the mean square of the matrix's inputs over a calibration text, for each expert on its own.
+Two layouts of llama.cpp's `imatrix` tool are read: the GGUF file (tensors ``NAME.in_sum2`` and
+``NAME.counts``) and the older ``.dat``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .blocks import TypeId
+from .errors import FormatError
+from .gguf import MAGIC, MAX_TENSOR_NAME_BYTES, MAX_TENSORS, GGUFFile, open_gguf
+
+Floats = npt.NDArray[np.float32]
+
+_SUMS, _COUNTS = ".in_sum2", ".counts"
+
+
+@dataclass(slots=True)
+class ImportanceMatrix:
+    """Importance by tensor name.
+
+    Attributes:
+        columns: (n_matrices, n_cols) each, of mean 1; n_matrices is the number of experts, or 1.
+        unseen: "NAME, expert E" of the matrices that the calibration text never used; they have the
+            mean of the tensor's others.
+    """
+
+    columns: dict[str, Floats] = field(default_factory=dict)
+    unseen: list[str] = field(default_factory=list)
+
+    def _add(self, name: str, sums: npt.NDArray[Any], counts: npt.NDArray[Any]) -> None:
+        """sums: (n_matrices, n_cols); counts: (n_matrices, 1), how many rows were summed."""
+        seen = (counts[:, 0] > 0) & (sums.sum(axis=1) > 0)
+        if not seen.any():
+            return
+        mean_squares = sums / np.where(seen, counts[:, 0], 1)[:, None]
+        for expert in np.flatnonzero(~seen):
+            mean_squares[expert] = mean_squares[seen].mean(axis=0)
+            self.unseen.append(f"{name}, expert {expert}")
+        scaled = mean_squares / mean_squares.mean(axis=1, keepdims=True)
+        self.columns[name] = scaled.astype(np.float32)
+
+
+def read_imatrix(path: str | os.PathLike[str], n_experts: int = 0) -> ImportanceMatrix:
+    """Read an importance matrix, whichever layout it has.
+
+    Args:
+        n_experts: of the model: in a ``.dat`` file the experts' columns follow one another.
+
+    Raises:
+        FormatError: the file is malformed.
+        OSError: it cannot be read.
+    """
+    with open(path, "rb") as file:
+        is_gguf = file.read(len(MAGIC)) == MAGIC
+    if not is_gguf:
+        return _read_dat(Path(path), n_experts)
+    with open_gguf(path) as gguf:
+        return _read_gguf(gguf)
+
+
+def _read_gguf(gguf: GGUFFile) -> ImportanceMatrix:
+    result = ImportanceMatrix()
+    for name, info in gguf.tensors.items():
+        if not name.endswith(_SUMS):
+            continue
+        tensor = name.removesuffix(_SUMS)
+        counts = gguf.tensors.get(tensor + _COUNTS)
+        n_cols = info.shape[-1]
+        if counts is None or info.type != TypeId.F32 or counts.type != TypeId.F32:
+            raise FormatError(gguf.path, name, f"needs {tensor}{_COUNTS} beside it, both F32")
+        sums = gguf.array(name).reshape(-1, n_cols).astype(np.float64)
+        n = gguf.array(counts.name).reshape(-1, 1).astype(np.float64)
+        if len(n) != len(sums):
+            raise FormatError(gguf.path, name, f"has {len(sums)} matrices, but {len(n)} counts")
+        _check_values(gguf.path, name, sums, n)
+        result._add(tensor, sums, n)
+    if not result.columns:
+        raise FormatError(gguf.path, "tensors", "hold no importance matrix")
+    return result
+
+
+def _read_dat(path: Path, n_experts: int) -> ImportanceMatrix:
+    """int32 n_entries; each: int32 length, name, int32 n_calls, int32 n_values, float32 values."""
+    result = ImportanceMatrix()
+    for name, n_calls, values in _dat_entries(path):
+        n_matrices = n_experts if "_exps." in name and n_experts else 1
+        if len(values) % n_matrices:
+            raise FormatError(path, name, f"{len(values)} values are not of {n_matrices} experts")
+        sums = values.reshape(n_matrices, -1).astype(np.float64)
+        counts = np.full((n_matrices, 1), max(n_calls, 1), dtype=np.float64)
+        _check_values(path, name, sums, counts)
+        result._add(name, sums, counts)
+    return result
+
+
+def _dat_entries(path: Path) -> Iterator[tuple[str, int, Floats]]:
+    data = path.read_bytes()
+    at = 0
+
+    def take(n: int, what: str) -> bytes:
+        nonlocal at
+        if n < 0 or n > len(data) - at:
+            raise FormatError(path, what, f"{n} bytes wanted, {len(data) - at} left", at)
+        at += n
+        return data[at - n : at]
+
+    def integer(what: str, limit: int) -> int:
+        value = int.from_bytes(take(4, what), "little", signed=True)
+        if not 0 <= value <= limit:
+            raise FormatError(path, what, f"is {value}, must be 0 to {limit}", at - 4)
+        return value
+
+    for _ in range(integer("n_entries", MAX_TENSORS)):
+        name = take(integer("name length", MAX_TENSOR_NAME_BYTES), "name")
+        n_calls = integer("n_calls", 2**31 - 1)
+        values = take(4 * integer("n_values", len(data) // 4), "values")
+        yield name.decode("utf-8", "surrogateescape"), n_calls, np.frombuffer(values, "<f4")
+
+
+def _check_values(path: Path, name: str, sums: npt.NDArray[Any], counts: npt.NDArray[Any]) -> None:
+    if not (np.isfinite(sums).all() and np.isfinite(counts).all()):
+        raise FormatError(path, name, "has values that are no finite numbers")
+    if (sums < 0).any() or (counts < 0).any():
+        raise FormatError(path, name, "has negative values; sums of squares cannot be")

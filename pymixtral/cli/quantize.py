@@ -1,0 +1,178 @@
+"""`pymixtral quantize`: a smaller file of the same model."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from pymixtral.cli.console import Console
+from pymixtral.cli.options import console_options, shared
+from pymixtral.formats.blocks import TYPES
+from pymixtral.formats.errors import FormatError
+from pymixtral.formats.gguf import open_gguf
+from pymixtral.formats.hparams import read_hparams
+from pymixtral.formats.imatrix import ImportanceMatrix, read_imatrix
+from pymixtral.formats.quantize import TensorResult, plan, quantize_gguf
+from pymixtral.formats.recipes import RECIPES, Recipe, Rule, parse_rule, parse_rules
+from pymixtral.memory import format_gb
+from pymixtral.quantizer import Quantizer
+
+N_WORST = 5  # tensors
+
+
+@click.command("quantize")
+@click.argument("src", metavar="IN")
+@click.argument("out", metavar="OUT")
+@click.argument("recipe", metavar="TYPE")
+@click.option("--imatrix", metavar="FILE", help="Importance matrix, as llama.cpp writes it.")
+@click.option(
+    "--tensor-type",
+    "overrides",
+    metavar="NAME=TYPE",
+    multiple=True,
+    help="Another type for the tensors of this name, such as 'ffn_down=q6_k' or 'attn_*=q8_0'.",
+)
+@click.option("--allow-requantize", is_flag=True, help="Quantize what is quantized already.")
+@click.option("--dry-run", is_flag=True, help="Only print what would be done.")
+@shared("threads", "as_json")
+@console_options
+def command(
+    console: Console,
+    src: str,
+    out: str,
+    recipe: str,
+    imatrix: str | None,
+    overrides: tuple[str, ...],
+    allow_requantize: bool,
+    dry_run: bool,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Write the model in the file IN to the file OUT, with weights of the given TYPE.
+
+    TYPE is a recipe (q2_k, q3_k_s, q3_k_m, q3_k_l, q4_k_s, q4_k_m, q5_k_s, q5_k_m, q6_k), a plain
+    type (q8_0, q4_0, q4_1, q5_0, q5_1, iq4_nl, iq4_xs, f16, bf16, f32), or a file with rules of
+    your own; docs/quantizing.md shows what each costs and how rules are written.
+
+    With --json: {n_bytes, bits_per_weight, seconds, tensors [{name, type, n_bytes,
+    relative_error}]}, the tensors being those that were not copied; with --dry-run: {n_bytes, free,
+    tensors [{name, source, type, n_bytes}]}.
+
+    \b
+    Examples:
+      pymixtral quantize mixtral-F16.gguf mixtral-Q4_K_M.gguf q4_k_m
+      pymixtral quantize mixtral-F16.gguf small.gguf q2_k --imatrix mixtral.imatrix
+      pymixtral quantize mixtral-F16.gguf mine.gguf q3_k_m --tensor-type ffn_down=q5_k --dry-run
+    """
+    chosen = _recipe(recipe).amended(map(_override, overrides))
+    if dry_run:
+        _print_plan(console, src, out, chosen, allow_requantize, as_json)
+        return
+    importance = None if imatrix is None else _read_imatrix(console, imatrix, src)
+    start = time.perf_counter()
+    with Quantizer(threads) as encode, console.progress("MB") as progress:
+        results = quantize_gguf(
+            src,
+            out,
+            chosen,
+            encode,
+            imatrix=importance,
+            allow_requantize=allow_requantize,
+            progress=lambda done, total: progress(max(1, done >> 20), total >> 20),
+        )
+    _tell_result(console, out, results, time.perf_counter() - start, as_json)
+
+
+def _recipe(name: str) -> Recipe:
+    if name.lower() in RECIPES:
+        return RECIPES[name.lower()]
+    path = Path(name)
+    if not path.is_file():
+        known = ", ".join(RECIPES)
+        raise click.UsageError(f"TYPE {name!r} is no file, and none of {known}")
+    try:
+        rules = parse_rules(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise FormatError(path, "rule", str(error)) from None
+    most_general = RECIPES.get(rules[0].type.name.lower()) if rules else None
+    return Recipe(path.stem, most_general.file_type if most_general else 0, rules)
+
+
+def _override(text: str) -> Rule:
+    name, _, kind = text.partition("=")
+    try:
+        return parse_rule(f"{name} {kind}")
+    except ValueError as error:
+        raise click.UsageError(f"--tensor-type {error}") from None
+
+
+def _read_imatrix(console: Console, path: str, model: str) -> ImportanceMatrix:
+    with open_gguf(model) as gguf:
+        n_experts = read_hparams(gguf).n_experts
+    matrix = read_imatrix(path, n_experts)
+    if matrix.unseen:
+        console.warning(
+            f"{path}: {len(matrix.unseen)} matrices were never used by its text, and get the mean "
+            f"of their tensor's others: {', '.join(matrix.unseen)}"
+        )
+    return matrix
+
+
+def _print_plan(
+    console: Console, src: str, out: str, recipe: Recipe, allow_requantize: bool, as_json: bool
+) -> None:
+    with open_gguf(src) as gguf:
+        planned = plan(gguf, read_hparams(gguf), recipe, allow_requantize=allow_requantize)
+    tensors = [
+        {
+            "name": tensor.source.name,
+            "source": tensor.source.type_name,
+            "type": TYPES[tensor.type].name,
+            "n_bytes": tensor.n_bytes,
+        }
+        for tensor in planned
+    ]
+    n_bytes = sum(tensor.n_bytes for tensor in planned)
+    free = shutil.disk_usage(os.path.dirname(os.path.abspath(out))).free
+    if as_json:
+        console.json({"n_bytes": n_bytes, "free": free, "tensors": tensors})
+        return
+    width = max(len(tensor.source.name) for tensor in planned)
+    for row in tensors:
+        console.answer(
+            "{name:{width}}  {source:>6} -> {type:6}  {n_bytes:>14,} bytes\n".format(
+                width=width, **row
+            )
+        )
+    fits = "which fits" if n_bytes < free else "which does NOT fit"
+    console.answer(f"{format_gb(n_bytes)} of tensors, {fits}: {format_gb(free)} are free there\n")
+
+
+def _tell_result(
+    console: Console, out: str, results: list[TensorResult], seconds: float, as_json: bool
+) -> None:
+    with open_gguf(out) as gguf:
+        n_bits = 8 * sum(tensor.n_bytes for tensor in gguf.tensors.values())
+        n_values = sum(math.prod(tensor.shape) for tensor in gguf.tensors.values())
+    bits_per_weight, n_bytes = n_bits / n_values, os.path.getsize(out)
+    if as_json:
+        console.json(
+            {
+                "n_bytes": n_bytes,
+                "bits_per_weight": bits_per_weight,
+                "seconds": seconds,
+                "tensors": [asdict(result) for result in results],
+            }
+        )
+        return
+    console.note(
+        f"{out}: {format_gb(n_bytes)}, {bits_per_weight:.2f} bits per weight, {seconds:.1f} s"
+    )
+    for result in sorted(results, key=lambda result: -result.relative_error)[:N_WORST]:
+        console.note(f"{result.name} {result.type}: relative error {result.relative_error:.2%}")

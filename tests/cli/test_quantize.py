@@ -1,0 +1,85 @@
+"""`pymixtral quantize`: the types of a recipe, overrides, refusals, a file that still answers."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pymixtral.formats import open_gguf
+
+STORYTELLER = Path(__file__).parents[2] / "pymixtral/models/storyteller-Q8_0.gguf"
+
+
+def types(path: Path) -> dict[str, str]:
+    with open_gguf(path) as gguf:
+        return {name: info.type_name for name, info in gguf.tensors.items()}
+
+
+def test_recipe_of_8_experts(invoke, tmp_path: Path) -> None:
+    out = tmp_path / "small.gguf"
+    result = invoke(
+        "quantize", str(STORYTELLER), str(out), "q4_k_m", "--allow-requantize", "--json"
+    )
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["n_bytes"] == out.stat().st_size
+    found = types(out)
+    assert found["output.weight"] == "Q6_K"
+    assert found["token_embd.weight"] == "Q4_K"
+    assert found["blk.0.attn_k.weight"] == found["blk.0.attn_v.weight"] == "Q8_0"
+    assert found["blk.0.attn_output.weight"] == "Q5_K"
+    assert found["blk.0.ffn_down_exps.weight"] == "Q4_K"  # the mixes go by the layer's number
+    assert found["blk.2.ffn_down_exps.weight"] == found["blk.3.ffn_down_exps.weight"] == "Q6_K"
+    assert found["blk.0.ffn_gate_inp.weight"] == found["blk.0.ffn_norm.weight"] == "F32"
+    answer = invoke("run", str(out), "Once upon a time", "--max-tokens", "4", "--temperature", "0")
+    assert answer.exit_code == 0
+
+
+def test_threads_do_not_change_a_byte(invoke, tmp_path: Path) -> None:
+    for threads in ("1", "3"):
+        out = str(tmp_path / threads)
+        args = ("quantize", str(STORYTELLER), out, "q2_k", "--allow-requantize", "-t", threads)
+        assert invoke(*args).exit_code == 0
+    assert (tmp_path / "1").read_bytes() == (tmp_path / "3").read_bytes()
+
+
+def test_override_and_rules_of_a_file(invoke, tmp_path: Path) -> None:
+    rules, out = tmp_path / "mine.txt", tmp_path / "out.gguf"
+    rules.write_text("* q5_0  # all\nffn_* iq4_nl\n", encoding="utf-8")
+    args = ("quantize", str(STORYTELLER), str(out), str(rules), "--allow-requantize")
+    assert invoke(*args, "--tensor-type", "ffn_up=q3_k").exit_code == 0
+    found = types(out)
+    assert found["blk.1.attn_q.weight"] == "Q5_0"
+    assert found["blk.1.ffn_gate_exps.weight"] == "IQ4_NL"
+    assert found["blk.1.ffn_up_exps.weight"] == "Q3_K"
+
+
+def test_dry_run_writes_nothing(invoke, tmp_path: Path) -> None:
+    out = tmp_path / "out.gguf"
+    args = ("quantize", str(STORYTELLER), str(out), "q4_k_s", "--allow-requantize", "--dry-run")
+    plan = json.loads(invoke(*args, "--json").stdout)
+    assert not out.exists()
+    assert {tensor["type"] for tensor in plan["tensors"]} == {"F32", "Q4_K", "Q5_K", "Q6_K", "Q8_0"}
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("q4_k_m",), "--allow-requantize"),
+        (("q9_z",), "none of"),
+        (("q4_k_m", "--tensor-type", "ffn_down=q9"), "none of"),
+    ],
+)
+def test_refusals(invoke, tmp_path: Path, args: tuple[str, ...], said: str) -> None:
+    out = tmp_path / "out.gguf"
+    result = invoke("quantize", str(STORYTELLER), str(out), *args)
+    assert result.exit_code != 0
+    assert said in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_output_equal_to_input(invoke, tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(STORYTELLER.read_bytes())
+    result = invoke("quantize", str(path), str(path), "q4_0", "--allow-requantize")
+    assert "is the source itself" in result.stderr
+    assert path.read_bytes() == STORYTELLER.read_bytes()
