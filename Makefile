@@ -41,11 +41,11 @@ check-c: $(CHECKS) ## the C checks: every kernel against the generic one, the th
 	@for check in $(CHECKS); do echo "$$check"; $$check || exit 1; done
 
 tsan: ## the thread pool's check under ThreadSanitizer
-	+$(MAKE) BUILD=build/tsan CFLAGS_EXTRA='-fsanitize=thread -g -O1' build/tsan/check_pool
+	$(MAKE) BUILD=build/tsan CFLAGS_EXTRA='-fsanitize=thread -g -O1' build/tsan/check_pool
 	build/tsan/check_pool
 
 asan: ## C checks and Python suite under AddressSanitizer and UndefinedBehaviorSanitizer
-	+$(MAKE) BUILD=build/asan CFLAGS_EXTRA='$(SANITIZE_FLAGS)' check-c
+	$(MAKE) BUILD=build/asan CFLAGS_EXTRA='$(SANITIZE_FLAGS)' check-c
 	CC=$(CC) CFLAGS='$(SANITIZE_FLAGS)' LDFLAGS='$(SANITIZE_FLAGS)' $(PYTHON) setup.py -q build -b build/asan/setup --build-lib build/asan/site
 	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/asan/site PYTHONMALLOC=malloc \
 	    $(PYTHON) -m pytest -q -p no:cacheprovider $(ASAN_TESTS)
