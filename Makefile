@@ -46,8 +46,8 @@ tsan: ## the thread pool's check under ThreadSanitizer
 
 asan: ## C checks and Python suite under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(MAKE) BUILD=build/asan CFLAGS_EXTRA='$(SANITIZE_FLAGS)' check-c
-	CC=$(CC) CFLAGS='$(SANITIZE_FLAGS)' LDFLAGS='$(SANITIZE_FLAGS)' $(PYTHON) setup.py -q build -b build/asan/setup --build-lib build/asan/site
-	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/asan/site PYTHONMALLOC=malloc \
+	CC=$(CC) CFLAGS_EXTRA='$(SANITIZE_FLAGS)' LDFLAGS='$(SANITIZE_FLAGS)' $(PYTHON) setup.py -q build -b build/asan/setup --build-lib build/asan/site
+	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 PYTHONSAFEPATH=1 PYTHONPATH=build/asan/site PYTHONMALLOC=malloc \
 	    $(PYTHON) -m pytest -q -p no:cacheprovider $(ASAN_TESTS)
 
 bench: ## the kernels' speed, then the engine's on the model that ships

@@ -3,6 +3,7 @@
 Everything that is not about building C is in pyproject.toml.
 """
 
+import os
 import platform
 import re
 from pathlib import Path
@@ -20,6 +21,7 @@ def read_flags() -> dict[str, list[str]]:
 
 
 FLAGS = read_flags()
+EXTRA_FLAGS = os.environ.get("CFLAGS_EXTRA", "").split()  # the sanitizers', of `make asan`
 HEADERS = sorted(str(p) for p in CENGINE.rglob("*.h"))
 INCLUDES = [str(CENGINE / "include"), str(CENGINE / "kernels"), str(CENGINE / "src"), str(CENGINE)]
 
@@ -30,7 +32,7 @@ def library(name: str, flags: str, sources: list[Path]) -> tuple[str, dict[str, 
     return name, {
         "sources": paths,
         "include_dirs": INCLUDES,
-        "cflags": FLAGS["CFLAGS_COMMON"] + FLAGS[flags],
+        "cflags": FLAGS["CFLAGS_COMMON"] + FLAGS[flags] + EXTRA_FLAGS,
         "obj_deps": {"": HEADERS + ["cengine/flags.mk"]},
     }
 
