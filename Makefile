@@ -26,7 +26,7 @@ endif
 OBJECTS   = $(ENGINE:%.c=$(BUILD)/%.o)
 CHECKS    = $(patsubst tests/c/%.c,$(BUILD)/%,$(wildcard tests/c/check_*.c))
 
-.PHONY: help build test check-c tsan asan bench lint format wheel clean
+.PHONY: help build test check-c tsan asan asan-c bench lint format wheel clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
@@ -44,8 +44,10 @@ tsan: ## the thread pool's check under ThreadSanitizer
 	$(MAKE) BUILD=build/tsan CFLAGS_EXTRA='-fsanitize=thread -g -O1' build/tsan/check_pool
 	build/tsan/check_pool
 
-asan: ## C checks and Python suite under AddressSanitizer and UndefinedBehaviorSanitizer
+asan-c: ## C checks under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(MAKE) BUILD=build/asan CFLAGS_EXTRA='$(SANITIZE_FLAGS)' check-c
+
+asan: asan-c ## and the Python tests that reach C
 	CC=$(CC) CFLAGS_EXTRA='$(SANITIZE_FLAGS)' LDFLAGS='$(SANITIZE_FLAGS)' $(PYTHON) setup.py -q build -b build/asan/setup --build-lib build/asan/site
 	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 PYTHONSAFEPATH=1 PYTHONPATH=build/asan/site PYTHONMALLOC=malloc \
 	    $(PYTHON) -m pytest -q -p no:cacheprovider $(ASAN_TESTS)
