@@ -64,7 +64,13 @@ class BuildExt(build_ext):
 
 setup(
     include_package_data=False,  # package_data below says it all
-    packages=["pymixtral", "pymixtral.chat", "pymixtral.cli", "pymixtral.formats"],
+    packages=[
+        "pymixtral",
+        "pymixtral.chat",
+        "pymixtral.cli",
+        "pymixtral.engine",
+        "pymixtral.formats",
+    ],
     package_dir={"pymixtral": "pymixtral", "pymixtral.formats": "formats"},
     package_data={"pymixtral": ["py.typed", "models/*"]},
     libraries=LIBRARIES,

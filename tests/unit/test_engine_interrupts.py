@@ -10,7 +10,8 @@ import pytest
 from reference.tiny import TINY_MODELS
 from reference.tiny_engine import tiny_engine
 
-from pymixtral.engine import Engine, Phase, _outlast
+from pymixtral.engine import Engine, Phase
+from pymixtral.engine.engine import _outlast
 from pymixtral.errors import ClosedError, EngineError
 
 

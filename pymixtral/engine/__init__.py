@@ -1,0 +1,36 @@
+"""The C engine as Python objects: the only room that imports `pymixtral._cengine`."""
+
+from pymixtral.engine.description import (
+    KV_TYPES,
+    TENSOR_TYPES,
+    EngineOptions,
+    EngineTensor,
+    HParamsLike,
+    kv_bytes,
+    scratch_bytes,
+)
+from pymixtral.engine.engine import Engine, EvalItem, Logits, Phase, Session
+from pymixtral.engine.machine import default_threads, explain_bus_errors, tiers
+from pymixtral.engine.rows import dequantize_rows, quantize_rows
+from pymixtral.engine.tap import TapEvent
+
+__all__ = [
+    "KV_TYPES",
+    "TENSOR_TYPES",
+    "Engine",
+    "EngineOptions",
+    "EngineTensor",
+    "EvalItem",
+    "HParamsLike",
+    "Logits",
+    "Phase",
+    "Session",
+    "TapEvent",
+    "default_threads",
+    "dequantize_rows",
+    "explain_bus_errors",
+    "kv_bytes",
+    "quantize_rows",
+    "scratch_bytes",
+    "tiers",
+]
