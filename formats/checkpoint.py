@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from . import hf_config, mistral_config, names, torch_checkpoint
-from .byte_splits import group_splits
+from .byte_splits import find_pieces, group_splits
 from .errors import FormatError
 from .gguf import MAGIC as GGUF_MAGIC
 from .hf_config import read_hf_config
@@ -146,8 +146,7 @@ def _weight_files(src: Path) -> Iterator[list[Path]]:
     if src.is_dir():
         candidates = sorted(path for path in src.iterdir() if path.is_file())
     else:
-        stem, is_split, _ = src.name.rpartition("-split")
-        candidates = sorted(src.parent.glob(f"{stem}-split*")) if is_split else [src]
+        candidates = find_pieces(src)
     for paths in group_splits(path for path in candidates if not path.name.startswith(".")):
         if not src.is_dir() or _container(paths[0]) in (SafetensorsFile, TorchFile):
             yield paths

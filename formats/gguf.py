@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from .blocks import RETIRED_TYPES, TYPES, dequantize
 from .bounded import Cursor, checked_product, padded
+from .byte_splits import JoinedView, open_view
 from .errors import FormatError
 from .mapping import FileView
 
@@ -128,6 +129,7 @@ class GGUFFile:
 
     Attributes:
         path: the file.
+        paths: the file, or all the files that hold a part of it.
         version: 2 or 3.
         alignment: `general.alignment`, in bytes.
         metadata: the keys in file order. Scalars are int, float, bool or str; arrays of numbers are
@@ -138,9 +140,11 @@ class GGUFFile:
         data_offset: where the tensors' bytes begin, from the start of the file.
     """
 
-    def __init__(self, file: FileView) -> None:
-        cursor = Cursor(file.path, file.view, min(file.size, MAX_HEADER_BYTES))
+    def __init__(self, file: FileView | JoinedView) -> None:
+        header = file.read(0, min(file.size, MAX_HEADER_BYTES))
+        cursor = Cursor(file.path, header, len(header))
         self.path: Path = file.path
+        self.paths: tuple[Path, ...] = file.paths
         self._file = file
         self._offsets: dict[str, int] = {}
         self.version, n_tensors, n_keys = _read_file_fields(cursor)
@@ -169,16 +173,24 @@ class GGUFFile:
         self._file.close()
 
     def data(self, name: str) -> memoryview:
-        """The bytes of tensor `name`: read-only, exactly `n_bytes`, and no copy of the map."""
+        """The bytes of tensor `name`: read-only, exactly `n_bytes`, and no copy of the map.
+
+        Only a tensor that crosses from one byte split to the next is copied.
+        """
         info = self.tensors[name]
-        if info.offset + info.n_bytes > len(self._file.view):
+        data = self._file.read(info.offset, info.n_bytes)
+        if len(data) < info.n_bytes:
             raise ValueError(f"{self.path} is closed")
-        return self._file.view[info.offset : info.offset + info.n_bytes]
+        return data
 
     def release(self, name: str) -> None:
         """Let go of the memory of a tensor that is not needed again soon."""
         info = self.tensors[name]
         self._file.release(info.offset, info.n_bytes)
+
+    def path_of(self, name: str) -> Path:
+        """The file that tensor `name` is in, or begins in."""
+        return self.path
 
     def array(self, name: str) -> npt.NDArray[np.float32]:
         """Tensor `name` as float32 of its shape, decoded by numpy: for tests and small tools."""
@@ -261,8 +273,10 @@ class GGUFFile:
 def open_gguf(path: str | os.PathLike[str], *, use_mmap: bool = True) -> GGUFFile:
     """Open a GGUF file and read its header.
 
+    A model in several files of their own right is opened by `gguf_shards.open_model_file`.
+
     Args:
-        path: the file.
+        path: the file, or the first of the pieces that it was cut into at any byte.
         use_mmap: map the tensors' bytes; otherwise read the whole file into RAM, once its header
             has been found good.
 
@@ -270,7 +284,7 @@ def open_gguf(path: str | os.PathLike[str], *, use_mmap: bool = True) -> GGUFFil
         FormatError: the file is malformed.
         OSError: the file cannot be opened or read.
     """
-    file = FileView(path)
+    file = open_view(Path(path))
     try:
         gguf = GGUFFile(file)
         if not use_mmap:

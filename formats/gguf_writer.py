@@ -100,6 +100,8 @@ class GGUFWriter:
     ) -> None:
         try:
             with self._partial:
+                if isinstance(error, OSError) and error.filename is None:
+                    error.filename = os.fspath(self.path)  # a full disk does not say which
                 if error is None:
                     self._finish()
                     if self._check is not None:

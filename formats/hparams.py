@@ -15,10 +15,11 @@ import numpy as np
 from .gguf import FLOAT_TYPES, INTEGER_TYPES, GGUFFile, ValueType
 from .names import (
     DENSE_LAYER_NAMES,
+    EXPERT_NAMES,
     GLOBAL_NAMES,
     MOE_LAYER_NAMES,
     TensorRole,
-    is_single_expert,
+    expert_of,
     parse_name,
 )
 
@@ -99,8 +100,12 @@ class HParams:
     tied_output: bool  # token_embd.weight is the output head, too
     warnings: tuple[str, ...] = ()
 
-    def tensor_shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
-        """Name and shape (numpy order) of every tensor that the model has."""
+    def tensor_shapes(self, *, per_expert: bool = False) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Name and shape (numpy order) of every tensor that the model has.
+
+        Args:
+            per_expert: in the layout of December 2023, with a tensor for each expert.
+        """
         shapes = self._shapes_by_role()
         for role, name in GLOBAL_NAMES.items():
             if not (role is TensorRole.OUTPUT and self.tied_output):
@@ -108,7 +113,12 @@ class HParams:
         layer_names = MOE_LAYER_NAMES if self.n_experts else DENSE_LAYER_NAMES
         for layer in range(self.n_layers):
             for role, template in layer_names.items():
-                yield template.format(layer=layer), shapes[role]
+                if per_expert and self.n_experts and role in EXPERT_NAMES:
+                    for expert in range(self.n_experts):
+                        name = EXPERT_NAMES[role].format(layer=layer, expert=expert)
+                        yield name, shapes[role][1:]
+                else:
+                    yield template.format(layer=layer), shapes[role]
 
     def _shapes_by_role(self) -> dict[TensorRole, tuple[int, ...]]:
         q_dim, kv_dim = self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
@@ -300,11 +310,16 @@ def _read_sliding_window(keys: _Keys, n_experts: int, warnings: list[str]) -> in
     return window
 
 
+def is_per_expert(gguf: GGUFFile) -> bool:
+    """Whether the experts are in tensors of their own, as in files of December 2023."""
+    return any(expert_of(name) is not None for name in gguf.tensors)
+
+
 def _check_tensors(gguf: GGUFFile, hparams: HParams) -> None:
-    shapes = dict(hparams.tensor_shapes())
+    shapes = dict(hparams.tensor_shapes(per_expert=is_per_expert(gguf)))
     for name in gguf.tensors:
         if name not in shapes:
-            raise gguf.error(f"tensor {name}", _why_tensor_is_refused(name))
+            raise gguf.error(f"tensor {name}", _why_tensor_is_refused(name, hparams))
     for name, shape in shapes.items():
         if name not in gguf.tensors:
             raise gguf.error(f"tensor {name}", f"is missing, must have shape {shape}")
@@ -315,9 +330,9 @@ def _check_tensors(gguf: GGUFFile, hparams: HParams) -> None:
             )
 
 
-def _why_tensor_is_refused(name: str) -> str:
-    if is_single_expert(name):
-        return "holds one expert (the layout of December 2023), which is not supported yet"
+def _why_tensor_is_refused(name: str, hparams: HParams) -> str:
+    if name in dict(hparams.tensor_shapes()):
+        return "holds all experts, though the file has tensors that hold one expert each, too"
     if parse_name(name):
         return "does not belong to a model of these hyperparameters"
     return "is not understood, and may change the model's result"

@@ -27,6 +27,7 @@ class FileView:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        self.paths = (self.path,)
         # Asked before opening: to open a FIFO would wait for a writer.
         if not stat.S_ISREG(os.stat(self.path).st_mode):
             raise FormatError(self.path, "file", "not a regular file")

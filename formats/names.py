@@ -57,8 +57,17 @@ MOE_LAYER_NAMES: dict[TensorRole, str] = {
     TensorRole.FFN_DOWN: "blk.{layer}.ffn_down_exps.weight",
 }
 
+# The layout of December 2023: a tensor for each expert.
+EXPERT_NAMES: dict[TensorRole, str] = {
+    TensorRole.FFN_GATE: "blk.{layer}.ffn_gate.{expert}.weight",
+    TensorRole.FFN_UP: "blk.{layer}.ffn_up.{expert}.weight",
+    TensorRole.FFN_DOWN: "blk.{layer}.ffn_down.{expert}.weight",
+}
+
 _LAYER = re.compile(r"blk\.(0|[1-9][0-9]{0,5})\.")
-_EXPERT = re.compile(r"blk\.[0-9]+\.ffn_(?:gate|up|down)\.[0-9]+\.weight")
+_EXPERT = re.compile(
+    r"(blk\.(?:0|[1-9][0-9]{0,5})\.ffn_(?:gate|up|down))\.(0|[1-9][0-9]{0,5})\.weight"
+)
 _GLOBAL_ROLES: dict[str, TensorRole] = {name: role for role, name in GLOBAL_NAMES.items()}
 _LAYER_ROLES: dict[str, TensorRole] = {
     template.removeprefix("blk.{layer}."): role
@@ -133,7 +142,11 @@ MISTRAL_STACKED_ROUTER_NAME = "layers.{layer}.block_sparse_moe.gate.weight"
 
 
 def parse_name(name: str) -> tuple[TensorRole, int | None] | None:
-    """Role and layer of a GGUF tensor (layer None: not in a layer); None for an unknown name."""
+    """Role and layer of a GGUF tensor (layer None: not in a layer); None for an unknown name.
+
+    One expert's tensor has the role of the merged one; `expert_of` tells them apart.
+    """
+    name = merged_name(name)
     match = _LAYER.match(name)
     if match is None:
         role = _GLOBAL_ROLES.get(name)
@@ -142,9 +155,16 @@ def parse_name(name: str) -> tuple[TensorRole, int | None] | None:
     return None if role is None else (role, int(match[1]))
 
 
-def is_single_expert(name: str) -> bool:
-    """Whether `name` is one expert's matrix, as the files of December 2023 have them."""
-    return _EXPERT.fullmatch(name) is not None
+def expert_of(name: str) -> int | None:
+    """The expert whose matrix a tensor holds, in the layout of December 2023; None elsewhere."""
+    match = _EXPERT.fullmatch(name)
+    return None if match is None else int(match[2])
+
+
+def merged_name(name: str) -> str:
+    """The tensor of all experts that one expert's belongs to; any other name as it is."""
+    match = _EXPERT.fullmatch(name)
+    return name if match is None else f"{match[1]}_exps.weight"
 
 
 def unpermute_rope(weight: npt.NDArray[Any], n_heads: int) -> npt.NDArray[Any]:

@@ -18,9 +18,11 @@ import numpy.typing as npt
 from .blocks import TYPES, TypeId, dequantize, quantize, row_bytes
 from .errors import FormatError
 from .gguf import GGUFFile, TensorInfo, ValueType, open_gguf
+from .gguf_shards import open_model_file
 from .gguf_writer import GGUFWriter
 from .hparams import HParams, read_hparams
 from .imatrix import ImportanceMatrix
+from .names import expert_of, merged_name
 from .recipes import FLOAT_TYPES, Recipe
 from .vocabulary import read_vocabulary
 
@@ -144,9 +146,9 @@ def quantize_gguf(
         OSError: a file cannot be read or written.
     """
     src, out = Path(src), Path(out)
-    if out.exists() and out.samefile(src):
-        raise FormatError(out, "file", "is the source itself; write elsewhere")
-    with open_gguf(src) as gguf:
+    with open_model_file(src) as gguf:
+        if out.exists() and any(map(out.samefile, gguf.paths)):
+            raise FormatError(out, "file", "is the source itself; write elsewhere")
         hparams = read_hparams(gguf)
         planned = plan(gguf, hparams, recipe, allow_requantize=allow_requantize)
         total = sum(tensor.source.n_bytes for tensor in planned)
@@ -183,7 +185,7 @@ def _slices(
     n_matrices = info.shape[0] if len(info.shape) == 3 else 1
     importance = None
     if imatrix is not None and not tensor.is_copied:
-        importance = imatrix.columns.get(info.name)
+        importance = _importance(imatrix, info.name)
     if importance is not None and importance.shape != (n_matrices, info.shape[-1]):
         what = f"has shape {importance.shape}, must have {(n_matrices, info.shape[-1])}"
         raise FormatError(gguf.path, info.name, f"its importance {what}")
@@ -195,6 +197,12 @@ def _slices(
         end = (matrix + 1) * matrix_bytes
         for start in range(matrix * matrix_bytes, end, step):
             yield _Slice(data[start : min(start + step, end)], columns)
+
+
+def _importance(imatrix: ImportanceMatrix, name: str) -> Floats | None:
+    """(n_matrices, n_cols) of a tensor; that of one expert is a row of the merged tensor's."""
+    columns, expert = imatrix.columns.get(merged_name(name)), expert_of(name)
+    return columns if columns is None or expert is None else columns[expert : expert + 1]
 
 
 def _encode(gguf: GGUFFile, tensor: PlannedTensor, piece: _Slice, encode: Encoder) -> Encoded:

@@ -21,7 +21,7 @@ from fnmatch import fnmatchcase
 
 from .blocks import TYPES, TypeId
 from .hparams import HParams
-from .names import TensorRole, parse_name
+from .names import TensorRole, merged_name, parse_name
 
 # Types that tensors can be given; formats/blocks.py and the engine know more that they can read.
 TARGET_TYPES: dict[str, TypeId] = {
@@ -119,7 +119,7 @@ class Recipe:
 
 def _short_name(name: str) -> str:
     """blk.3.ffn_down_exps.weight is ffn_down."""
-    return name.removesuffix(".weight").rsplit(".", 1)[-1].removesuffix("_exps")
+    return merged_name(name).removesuffix(".weight").rsplit(".", 1)[-1].removesuffix("_exps")
 
 
 def _dividing(wanted: TypeId, n_cols: int) -> TypeId:

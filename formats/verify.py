@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from .blocks import TYPES, scales
 from .errors import FormatError
-from .gguf import GGUFFile, open_gguf
+from .gguf import GGUFFile
+from .gguf_shards import open_model_file
 from .hparams import read_hparams
 from .vocabulary import read_vocabulary
 
@@ -30,7 +31,7 @@ class Verified:
     n_tensors: int
     n_bytes: int
     unscanned_types: tuple[str, ...]  # whose numbers were not looked at
-    sha256: str | None  # where a manifest was compared
+    sha256: tuple[str, ...]  # of each file; empty: no manifest was compared
     warnings: tuple[str, ...]
 
 
@@ -45,25 +46,32 @@ def verify(
     scale may be NaN or infinite.
 
     Args:
-        manifest: a file as sha256sum writes it, with a line for a file of this name.
+        path: the file, or the first of several, of which all are checked.
+        manifest: a file as sha256sum writes it, with a line for each file by its name.
         progress: called with a tensor's name and the bytes looked at of all, after each.
 
     Raises:
         FormatError: the first fault that was found.
         OSError: a file cannot be read.
     """
-    path = Path(path)
-    with open_gguf(path) as gguf:
+    with open_model_file(path) as gguf:
         hparams = read_hparams(gguf)
         read_vocabulary(gguf)
         unscanned = _scan_tensors(gguf, progress)
     return Verified(
         n_tensors=len(gguf.tensors),
-        n_bytes=path.stat().st_size,
+        n_bytes=sum(path.stat().st_size for path in gguf.paths),
         unscanned_types=tuple(sorted(unscanned)),
-        sha256=None if manifest is None else _compare_hash(path, Path(manifest)),
+        sha256=() if manifest is None else _compare_hashes(gguf.paths, Path(manifest)),
         warnings=hparams.warnings,
     )
+
+
+def check_headers(path: Path) -> None:
+    """Check all but the tensors' numbers, as `verify` does."""
+    with open_model_file(path) as gguf:
+        read_hparams(gguf)
+        read_vocabulary(gguf)
 
 
 def _scan_tensors(gguf: GGUFFile, progress: Progress | None) -> set[str]:
@@ -95,14 +103,16 @@ def _check_finite(gguf: GGUFFile, name: str, field: str, values: npt.NDArray[Any
         )
 
 
-def _compare_hash(path: Path, manifest: Path) -> str:
-    """The file's SHA-256, which is the manifest's."""
+def _compare_hashes(paths: Iterable[Path], manifest: Path) -> tuple[str, ...]:
+    """The files' SHA-256, which are the manifest's."""
     with open(manifest, "rb") as file:
         text = file.read(_MAX_MANIFEST_BYTES).decode("utf-8", "surrogateescape")
     lines = [line.split(maxsplit=1) for line in text.splitlines()]
-    expected = {words[1].lstrip("*"): words[0].lower() for words in lines if len(words) == 2}.get(
-        path.name
-    )
+    listed = {words[1].lstrip("*"): words[0].lower() for words in lines if len(words) == 2}
+    return tuple(_compare_hash(path, listed.get(path.name), manifest) for path in paths)
+
+
+def _compare_hash(path: Path, expected: str | None, manifest: Path) -> str:
     if expected is None:
         raise FormatError(manifest, path.name, "has no line in this manifest")
     with open(path, "rb") as file:

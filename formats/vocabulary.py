@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
@@ -11,8 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from .gguf import INTEGER_TYPES, GGUFFile, ValueType, element_type
+from .pre_tokenizers import PRE_TOKENIZERS
 
-SENTENCEPIECE = "llama"  # tokenizer.ggml.model of a sentencepiece BPE vocabulary
+# Values of tokenizer.ggml.model.
+SENTENCEPIECE = "llama"  # BPE over characters, with bytes for those that are no tokens
+BYTE_LEVEL = "gpt2"  # BPE over bytes, each written as a printable character
 
 
 class TokenType(IntEnum):
@@ -41,6 +44,8 @@ class Vocabulary:
     add_eos: bool
     add_space_prefix: bool
     chat_template: str | None
+    pre: str | None = None  # of byte-level BPE: a key of PRE_TOKENIZERS, if it is known
+    merges: list[tuple[str, str]] = field(default_factory=list)  # likewise, the first goes first
 
 
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
@@ -66,11 +71,13 @@ def read_vocabulary(gguf: GGUFFile) -> Vocabulary:
     tokens = _array(gguf, "tokenizer.ggml.tokens", ValueType.STRING)
     if not tokens:
         raise gguf.error("tokenizer.ggml.tokens", "is empty")
-    is_sentencepiece = model == SENTENCEPIECE
+    is_sentencepiece, is_byte_level = model == SENTENCEPIECE, model == BYTE_LEVEL
     if is_sentencepiece:
         for key in _UNSUPPORTED_KEYS:
             if np.any(gguf.metadata.get(key, False)):
                 raise gguf.error(key, "is set, which is not supported")
+    pre = _scalar(gguf, "tokenizer.ggml.pre", ValueType.STRING, required=False)
+    adds_bos = is_byte_level and pre in PRE_TOKENIZERS and PRE_TOKENIZERS[pre].adds_bos
     return Vocabulary(
         model=model,
         tokens=tokens,
@@ -79,10 +86,12 @@ def read_vocabulary(gguf: GGUFFile) -> Vocabulary:
         bos_id=_read_special_id(gguf, "bos", len(tokens), is_sentencepiece),
         eos_id=_read_special_id(gguf, "eos", len(tokens), is_sentencepiece),
         unk_id=_read_special_id(gguf, "unknown", len(tokens), is_sentencepiece),
-        add_bos=_flag(gguf, "tokenizer.ggml.add_bos_token", is_sentencepiece),
+        add_bos=_flag(gguf, "tokenizer.ggml.add_bos_token", is_sentencepiece or adds_bos),
         add_eos=_flag(gguf, "tokenizer.ggml.add_eos_token", False),
         add_space_prefix=_flag(gguf, "tokenizer.ggml.add_space_prefix", is_sentencepiece),
         chat_template=_scalar(gguf, "tokenizer.chat_template", ValueType.STRING, required=False),
+        pre=pre,
+        merges=_read_merges(gguf) if is_byte_level else [],
     )
 
 
@@ -142,6 +151,18 @@ def _read_types(gguf: GGUFFile, tokens: list[str], *, required: bool) -> npt.NDA
         if not _BYTE_TOKEN.fullmatch(tokens[i]):
             raise gguf.error("tokenizer.ggml.tokens", f"{tokens[i]!r} is no byte token", int(i))
     return np.asarray(types, np.int32)
+
+
+def _read_merges(gguf: GGUFFile) -> list[tuple[str, str]]:
+    """Pairs of tokens, written with a space between, which no token of this kind contains."""
+    key = "tokenizer.ggml.merges"
+    merges = []
+    for i, text in enumerate(_array(gguf, key, ValueType.STRING)):
+        left, space, right = text.partition(" ")
+        if not (left and space and right) or " " in right:
+            raise gguf.error(key, f"{text!r} is no pair of tokens", i)
+        merges.append((left, right))
+    return merges
 
 
 def _read_special_id(

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from pymixtral import engine as ce
 from pymixtral.errors import ModelLoadError, ParameterError
-from pymixtral.formats.gguf import GGUFFile, open_gguf
+from pymixtral.formats.gguf import GGUFFile
+from pymixtral.formats.gguf_shards import open_model_file
 from pymixtral.formats.hparams import HParams, read_hparams
-from pymixtral.formats.names import parse_name
+from pymixtral.formats.names import expert_of, parse_name
 from pymixtral.formats.vocabulary import Vocabulary, read_vocabulary
 from pymixtral.memory import MemoryNeed, available_bytes, check_fits
 
@@ -72,7 +73,10 @@ class ModelFile:
 
 
 def open_model(path: str | os.PathLike[str] | None = None, *, use_mmap: bool = True) -> ModelFile:
-    """Open a GGUF file (the shipped model, without a path) and read its headers.
+    """Open a model (the shipped one, without a path) and read its headers.
+
+    Args:
+        path: a GGUF file, or the first of several: shards or byte splits.
 
     Raises:
         ModelLoadError: there is no such file, or it cannot be read.
@@ -82,9 +86,10 @@ def open_model(path: str | os.PathLike[str] | None = None, *, use_mmap: bool = T
     if path.is_dir():
         raise ModelLoadError(f"{path} is a folder; name the GGUF file")
     try:
-        gguf = open_gguf(path, use_mmap=use_mmap)
+        gguf = open_model_file(path, use_mmap=use_mmap)
     except OSError as error:
-        raise ModelLoadError(f"cannot open {path}: {error.strerror or error}") from error
+        name = error.filename or path
+        raise ModelLoadError(f"cannot open {name}: {error.strerror or error}") from error
     try:
         return ModelFile(gguf, read_hparams(gguf), read_vocabulary(gguf))
     except BaseException:
@@ -124,5 +129,6 @@ def _engine_tensors(gguf: GGUFFile) -> list[ce.EngineTensor]:
                 f"these can: {', '.join(ce.TENSOR_TYPES)}"
             )
         role, layer = place
-        tensors.append(ce.EngineTensor(role, layer or 0, info.type, info.ne, gguf.data(name)))
+        data, expert = gguf.data(name), expert_of(name)
+        tensors.append(ce.EngineTensor(role, layer or 0, info.type, info.ne, data, expert))
     return tensors

@@ -1,35 +1,52 @@
 """Text to token ids and back, with the vocabulary that the GGUF file carries.
 
-sentencepiece encodes, with a model rebuilt from the vocabulary. Control and added tokens never
-reach it: only the program inserts them, and no user text, "</s>" included, can become one.
-Decoding is a table of each token's bytes, because sentencepiece's own drops the leading space.
+Control and added tokens never reach the encoder: only the program inserts them, and no user text,
+"</s>" included, can become one.
 """
 
 from __future__ import annotations
 
 import codecs
-import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
-from sentencepiece import SentencePieceProcessor
-
+from pymixtral.byte_level_encoder import ByteLevelEncoder
 from pymixtral.errors import ModelLoadError, ParameterError
 from pymixtral.formats import TokenType, Vocabulary
-from pymixtral.sentencepiece_model import (
-    OUTSIDE_SENTENCEPIECE,
-    build_entries,
-    byte_value,
-    serialize,
-)
+from pymixtral.formats.vocabulary import BYTE_LEVEL, SENTENCEPIECE
+from pymixtral.sentencepiece_encoder import SentencePieceEncoder
 
-SPACE = "\u2581"  # how sentencepiece writes a space inside a piece
-BYTE_TOKEN = re.compile("<0x[0-9A-Fa-f]{2}>")
-UNKNOWN_TEXT = " \u2047 "  # what sentencepiece's decoder prints for the unknown token
+INSERTED_BY_PROGRAM = (TokenType.CONTROL, TokenType.USER_DEFINED)
+
+
+class Encoder(Protocol):
+    """What a kind of vocabulary does in its own way."""
+
+    @property
+    def types(self) -> Sequence[TokenType]:
+        """Of the tokens, set right where the file contradicts itself."""
+
+    @property
+    def rendered(self) -> Sequence[bytes]:
+        """What each token adds to the decoded text."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """A line for each thing that had to be repaired."""
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text without surrogates."""
+
+
+ENCODERS: dict[str, Callable[[Vocabulary], Encoder]] = {
+    SENTENCEPIECE: SentencePieceEncoder,
+    BYTE_LEVEL: ByteLevelEncoder,
+}
 
 
 class Tokenizer:
-    """A sentencepiece BPE tokenizer (`tokenizer.ggml.model` = "llama").
+    """The tokenizer of a model.
 
     Args:
         vocab: as `pymixtral.formats.read_vocabulary` returns it.
@@ -42,33 +59,28 @@ class Tokenizer:
             issued as a Python warning when the tokenizer is made.
 
     Raises:
-        ModelLoadError: the vocabulary is not of sentencepiece's kind.
+        ModelLoadError: the vocabulary is of a kind that is not supported, or whose library is not
+            installed.
     """
 
     def __init__(self, vocab: Vocabulary) -> None:
-        if vocab.model != "llama":
+        if vocab.model not in ENCODERS:
             raise ModelLoadError(
-                f"tokenizer.ggml.model is {vocab.model!r}; use a file whose vocabulary is 'llama' "
-                "(sentencepiece), the only kind that is supported"
+                f"tokenizer.ggml.model is {vocab.model!r}; use a file whose vocabulary is one of "
+                f"{', '.join(map(repr, ENCODERS))}, the kinds that are supported"
             )
         self.n_vocab = len(vocab.tokens)
         self.bos_id: int | None = vocab.bos_id
         self.eos_id: int | None = vocab.eos_id
         self.add_bos = vocab.add_bos
-        types = _effective_types(vocab)
         self._pieces = tuple(vocab.tokens)
-        self._bytes = tuple(map(_rendered, vocab.tokens, types))
-        self._unk_id = types.index(TokenType.UNKNOWN) if TokenType.UNKNOWN in types else None
+        self._encoder = ENCODERS[vocab.model](vocab)
         self._control_ids: dict[str, int] = {}
-        for token_id, (token, kind) in enumerate(zip(vocab.tokens, types, strict=True)):
-            if kind in OUTSIDE_SENTENCEPIECE:
-                self._control_ids.setdefault(token, token_id)
-        entries, problems = build_entries(vocab.tokens, vocab.scores, types)
-        self._processor = SentencePieceProcessor(
-            model_proto=serialize(entries, add_dummy_prefix=vocab.add_space_prefix)
-        )
-        self.warnings: tuple[str, ...] = tuple(problems)
-        for problem in problems:
+        for token_id, kind in enumerate(self._encoder.types):
+            if kind in INSERTED_BY_PROGRAM:
+                self._control_ids.setdefault(vocab.tokens[token_id], token_id)
+        self.warnings: tuple[str, ...] = self._encoder.warnings
+        for problem in self.warnings:
             warnings.warn(problem, stacklevel=2)
 
     def encode(self, text: str, add_bos: bool = False) -> list[int]:
@@ -90,9 +102,7 @@ class Tokenizer:
                 f"text: character {error.start} is a lone surrogate, which no text encoding can "
                 "hold; remove it"
             ) from None
-        ids: list[int] = self._processor.encode(text)
-        if max(ids, default=0) >= self.n_vocab:  # entries in place of tokens that the file lacks
-            ids = [i if i < self.n_vocab else self._unknown_id() for i in ids]
+        ids = self._encoder.encode(text)
         if not add_bos:
             return ids
         if self.bos_id is None:
@@ -117,7 +127,7 @@ class Tokenizer:
 
     def token_bytes(self, token_id: int) -> bytes:
         """What the token adds to the decoded text, which may be a part of a UTF-8 character."""
-        return self._bytes[self._checked(token_id)]
+        return self._encoder.rendered[self._checked(token_id)]
 
     def control_id(self, text: str) -> int | None:
         """Id of the control or added token spelled `text`, or None where there is none."""
@@ -129,11 +139,6 @@ class Tokenizer:
                 f"token id {token_id} is outside the vocabulary, 0 to {self.n_vocab - 1}"
             )
         return token_id
-
-    def _unknown_id(self) -> int:
-        if self._unk_id is None:
-            raise ParameterError("text: holds a character that this vocabulary cannot express")
-        return self._unk_id
 
 
 class Detokenizer:
@@ -164,27 +169,3 @@ class Detokenizer:
             self._strip = False
             return text.removeprefix(" ")
         return text
-
-
-def _effective_types(vocab: Vocabulary) -> list[TokenType]:
-    """Token types, set right where a token's spelling or the special ids contradict them."""
-    types = [TokenType(int(value)) for value in vocab.types]
-    for token_id, token in enumerate(vocab.tokens):
-        if BYTE_TOKEN.fullmatch(token) and types[token_id] not in OUTSIDE_SENTENCEPIECE:
-            types[token_id] = TokenType.BYTE
-    if vocab.unk_id is not None:
-        types[vocab.unk_id] = TokenType.UNKNOWN
-    for special_id in (vocab.bos_id, vocab.eos_id):
-        if special_id is not None:
-            types[special_id] = TokenType.CONTROL
-    return types
-
-
-def _rendered(piece: str, token_type: TokenType) -> bytes:
-    if token_type is TokenType.CONTROL:
-        return b""
-    if token_type is TokenType.UNKNOWN:
-        return UNKNOWN_TEXT.encode()
-    if token_type is TokenType.BYTE:
-        return bytes([byte_value(piece)])
-    return piece.replace(SPACE, " ").encode(errors="surrogateescape")

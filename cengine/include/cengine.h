@@ -103,11 +103,14 @@ typedef struct {
     float rope_theta;
 } ce_hparams;
 
+enum { CE_ALL_EXPERTS = -1 };
+
 /* One tensor of the file. `data` stays the caller's, and must outlive the engine. */
 typedef struct {
-    int32_t role;  /* ce_role */
-    int32_t layer; /* 0 for the tensors that belong to no layer */
-    int32_t type;  /* ce_type */
+    int32_t role;   /* ce_role */
+    int32_t layer;  /* 0 for the tensors that belong to no layer */
+    int32_t expert; /* CE_ALL_EXPERTS, or the one whose matrix (2 dimensions) this is */
+    int32_t type;   /* ce_type */
     int32_t n_dims;
     int64_t ne[4]; /* extents, fastest first (GGML's order): ne[0] is a row's length */
     const void *data;

@@ -60,6 +60,7 @@ typedef struct {
     int64_t n_rows;
     int64_t n_cols;
     bool per_layer;
+    bool per_expert; /* the matrices may come one by one */
     bool is_norm;
     bool optional;
 } role_shape;
@@ -67,7 +68,8 @@ typedef struct {
 static role_shape shape_of(int role, const ce_hparams *hp) {
     const int64_t dim = hp->dim, ffn = hp->ffn_dim, hd = hp->head_dim;
     const int64_t q_rows = hp->n_heads * hd, kv_rows = hp->n_kv_heads * hd;
-    const int64_t n_mats = hp->n_experts > 0 ? hp->n_experts : 1;
+    const bool moe = hp->n_experts > 0;
+    const int64_t n_mats = moe ? hp->n_experts : 1;
     const role_shape shapes[CE_N_ROLES] = {
         [CE_TOKEN_EMBD] = {.name = "token_embd", 1, hp->n_vocab, dim},
         [CE_OUTPUT_NORM] = {.name = "output_norm", 1, 1, dim, .is_norm = true},
@@ -78,11 +80,12 @@ static role_shape shape_of(int role, const ce_hparams *hp) {
         [CE_ATTN_V] = {.name = "attn_v", 1, kv_rows, dim, .per_layer = true},
         [CE_ATTN_OUTPUT] = {.name = "attn_output", 1, dim, q_rows, .per_layer = true},
         [CE_FFN_NORM] = {.name = "ffn_norm", 1, 1, dim, .per_layer = true, .is_norm = true},
-        [CE_FFN_GATE_INP] =
-            {.name = "ffn_gate_inp", hp->n_experts > 0, hp->n_experts, dim, .per_layer = true},
-        [CE_FFN_GATE] = {.name = "ffn_gate", n_mats, ffn, dim, .per_layer = true},
-        [CE_FFN_UP] = {.name = "ffn_up", n_mats, ffn, dim, .per_layer = true},
-        [CE_FFN_DOWN] = {.name = "ffn_down", n_mats, dim, ffn, .per_layer = true},
+        [CE_FFN_GATE_INP] = {.name = "ffn_gate_inp", moe, hp->n_experts, dim, .per_layer = true},
+        [CE_FFN_GATE] =
+            {.name = "ffn_gate", n_mats, ffn, dim, .per_layer = true, .per_expert = moe},
+        [CE_FFN_UP] = {.name = "ffn_up", n_mats, ffn, dim, .per_layer = true, .per_expert = moe},
+        [CE_FFN_DOWN] =
+            {.name = "ffn_down", n_mats, dim, ffn, .per_layer = true, .per_expert = moe},
     };
     return shapes[role];
 }
@@ -111,14 +114,30 @@ static const float **norm_slot(ce_model *m, int role, int layer) {
                                   : &m->layers[layer].ffn_norm;
 }
 
-static bool is_bound(ce_model *m, int role, int layer, bool is_norm) {
-    return is_norm ? *norm_slot(m, role, layer) != NULL : weight_slot(m, role, layer)->data != NULL;
+static bool is_bound(ce_model *m, int role, int layer, int mat, bool is_norm) {
+    if (is_norm)
+        return *norm_slot(m, role, layer) != NULL;
+    const ce_weight *weight = weight_slot(m, role, layer);
+    return weight->mats != NULL && weight->mats[mat].data != NULL;
 }
 
 /* ---- Binding ---- */
 
+/* Which of a weight's matrices a tensor holds. */
+typedef struct {
+    int first;
+    int n;
+} mat_range;
+
+static mat_range mats_of(const ce_tensor *t, const role_shape *s) {
+    if (t->expert == CE_ALL_EXPERTS)
+        return (mat_range){.first = 0, .n = (int)s->n_mats};
+    return (mat_range){.first = t->expert, .n = 1};
+}
+
 static ce_status check_extents(const ce_tensor *t, const role_shape *s, ce_error *err) {
-    const int64_t want[3] = {s->n_cols, s->n_rows, s->n_mats};
+    const int n_mats = mats_of(t, s).n;
+    const int64_t want[3] = {s->n_cols, s->n_rows, n_mats};
     bool ok = t->n_dims >= 1 && t->n_dims <= 4;
     for (int i = 0; ok && i < 4; i++)
         ok = (i < t->n_dims ? t->ne[i] : 1) == (i < 3 ? want[i] : 1);
@@ -128,7 +147,7 @@ static ce_status check_extents(const ce_tensor *t, const role_shape *s, ce_error
                        s->name, t->layer, (long long)want[0], (long long)want[1],
                        (long long)want[2]);
     uint64_t row_bytes = ce_row_bytes(t->type, s->n_cols);
-    uint64_t want_bytes = ce_mul(row_bytes, ce_mul((uint64_t)s->n_rows, (uint64_t)s->n_mats));
+    uint64_t want_bytes = ce_mul(row_bytes, ce_mul((uint64_t)s->n_rows, (uint64_t)n_mats));
     if (row_bytes == 0 || t->data == NULL || t->n_bytes != want_bytes)
         return ce_fail(err, CE_ERR_MODEL,
                        "%s of layer %d: type %d with rows of %lld takes %llu bytes, got %llu",
@@ -140,53 +159,90 @@ static ce_status check_extents(const ce_tensor *t, const role_shape *s, ce_error
     return CE_OK;
 }
 
+/* Where the tensor belongs exists, and nothing is there yet. */
+static ce_status check_place(ce_model *m, const ce_tensor *t, const role_shape *s, ce_error *err) {
+    if (s->n_mats == 0)
+        return ce_fail(err, CE_ERR_MODEL, "%s of layer %d has no place in a dense model", s->name,
+                       t->layer);
+    if (!in_range(t->layer, 0, s->per_layer ? m->hp.n_layers - 1 : 0))
+        return ce_fail(err, CE_ERR_MODEL, "%s: layer %d does not exist", s->name, t->layer);
+    if (!in_range(t->expert, CE_ALL_EXPERTS, s->per_expert ? m->hp.n_experts - 1 : CE_ALL_EXPERTS))
+        return ce_fail(err, CE_ERR_MODEL, "%s of layer %d: expert %d does not exist", s->name,
+                       t->layer, t->expert);
+    const mat_range range = mats_of(t, s);
+    for (int i = 0; i < range.n; i++)
+        if (is_bound(m, t->role, t->layer, range.first + i, s->is_norm))
+            return ce_fail(err, CE_ERR_MODEL, "%s of layer %d is given twice", s->name, t->layer);
+    return CE_OK;
+}
+
+static ce_status bind_norm(ce_model *m, const ce_tensor *t, const role_shape *s, ce_error *err) {
+    if (t->type != CE_TYPE_F32)
+        return ce_fail(err, CE_ERR_MODEL, "%s of layer %d has type %d; norms must be F32", s->name,
+                       t->layer, t->type);
+    *norm_slot(m, t->role, t->layer) = t->data;
+    return CE_OK;
+}
+
+static ce_status bind_weight(ce_model *m, const ce_tensor *t, const role_shape *s,
+                             const ce_kernels *kernels, ce_error *err) {
+    if (!in_range(t->type, 0, CE_MAX_TYPE - 1) ||
+        kernels->matmul[CE_PHASE_PROMPT][t->type].run == NULL)
+        return ce_fail(err, CE_ERR_MODEL, "%s of layer %d has type %d, which has no kernel",
+                       s->name, t->layer, t->type);
+    ce_weight *weight = weight_slot(m, t->role, t->layer);
+    if (weight->mats == NULL) {
+        *weight = (ce_weight){.n_mats = (int)s->n_mats, .mats = m->unused_mats};
+        m->unused_mats += s->n_mats;
+    }
+    const mat_range range = mats_of(t, s);
+    const uint64_t row_bytes = ce_row_bytes(t->type, s->n_cols);
+    for (int i = 0; i < range.n; i++)
+        weight->mats[range.first + i] = (ce_matrix){
+            .type = t->type,
+            .n_rows = (int)s->n_rows,
+            .n_cols = (int)s->n_cols,
+            .row_bytes = row_bytes,
+            .data = (const uint8_t *)t->data + (uint64_t)i * (uint64_t)s->n_rows * row_bytes,
+        };
+    return CE_OK;
+}
+
 static ce_status bind_tensor(ce_model *m, const ce_tensor *t, const ce_kernels *kernels,
                              ce_error *err) {
     if (!in_range(t->role, 0, CE_N_ROLES - 1))
         return ce_fail(err, CE_ERR_ARGUMENT, "tensor role %d does not exist", t->role);
     const role_shape s = shape_of(t->role, &m->hp);
-    if (s.n_mats == 0)
-        return ce_fail(err, CE_ERR_MODEL, "%s of layer %d has no place in a dense model", s.name,
-                       t->layer);
-    if (!in_range(t->layer, 0, s.per_layer ? m->hp.n_layers - 1 : 0))
-        return ce_fail(err, CE_ERR_MODEL, "%s: layer %d does not exist", s.name, t->layer);
-    if (is_bound(m, t->role, t->layer, s.is_norm))
-        return ce_fail(err, CE_ERR_MODEL, "%s of layer %d is given twice", s.name, t->layer);
-    ce_status status = check_extents(t, &s, err);
+    ce_status status = check_place(m, t, &s, err);
+    if (status == CE_OK)
+        status = check_extents(t, &s, err);
     if (status != CE_OK)
         return status;
-    if (s.is_norm) {
-        if (t->type != CE_TYPE_F32)
-            return ce_fail(err, CE_ERR_MODEL, "%s of layer %d has type %d; norms must be F32",
-                           s.name, t->layer, t->type);
-        *norm_slot(m, t->role, t->layer) = t->data;
-        return CE_OK;
-    }
-    if (!in_range(t->type, 0, CE_MAX_TYPE - 1) ||
-        kernels->matmul[CE_PHASE_PROMPT][t->type].run == NULL)
-        return ce_fail(err, CE_ERR_MODEL, "%s of layer %d has type %d, which has no kernel", s.name,
-                       t->layer, t->type);
-    *weight_slot(m, t->role, t->layer) = (ce_weight){
-        .type = t->type,
-        .n_mats = (int)s.n_mats,
-        .n_rows = (int)s.n_rows,
-        .n_cols = (int)s.n_cols,
-        .row_bytes = ce_row_bytes(t->type, s.n_cols),
-        .data = t->data,
-    };
-    return CE_OK;
+    return s.is_norm ? bind_norm(m, t, &s, err) : bind_weight(m, t, &s, kernels, err);
 }
 
 static ce_status check_complete(ce_model *m, ce_error *err) {
     for (int role = 0; role < CE_N_ROLES; role++) {
         const role_shape s = shape_of(role, &m->hp);
-        if (s.n_mats == 0 || s.optional)
+        if (s.optional)
             continue;
         for (int layer = 0; layer < (s.per_layer ? m->hp.n_layers : 1); layer++)
-            if (!is_bound(m, role, layer, s.is_norm))
-                return ce_fail(err, CE_ERR_MODEL, "%s of layer %d is missing", s.name, layer);
+            for (int mat = 0; mat < s.n_mats; mat++)
+                if (!is_bound(m, role, layer, mat, s.is_norm))
+                    return ce_fail(err, CE_ERR_MODEL, "%s of layer %d is missing%s", s.name, layer,
+                                   mat > 0 ? " for some experts" : "");
     }
     return CE_OK;
+}
+
+/* How many matrices all weights have together. */
+static uint64_t count_mats(const ce_hparams *hp) {
+    uint64_t n = 0;
+    for (int role = 0; role < CE_N_ROLES; role++) {
+        const role_shape s = shape_of(role, hp);
+        n += (uint64_t)s.n_mats * (uint64_t)(s.per_layer ? hp->n_layers : 1);
+    }
+    return n;
 }
 
 ce_status ce_model_bind(ce_model *model, const ce_hparams *hp, const ce_tensor *tensors,
@@ -199,14 +255,18 @@ ce_status ce_model_bind(ce_model *model, const ce_hparams *hp, const ce_tensor *
         .n_experts = hp->n_experts > 0 ? hp->n_experts : 1,
         .n_used = hp->n_experts > 0 ? hp->n_experts_used : 1,
         .layers = ce_alloc_zeroed((uint64_t)hp->n_layers * sizeof(ce_layer)),
+        .mats = ce_alloc_zeroed(count_mats(hp) * sizeof(ce_matrix)),
     };
-    if (model->layers == NULL)
+    if (model->layers == NULL || model->mats == NULL) {
+        ce_model_unbind(model);
         return ce_fail(err, CE_ERR_MEMORY, "out of memory for %d layers", hp->n_layers);
+    }
+    model->unused_mats = model->mats;
     for (size_t i = 0; i < n_tensors && status == CE_OK; i++)
         status = bind_tensor(model, &tensors[i], kernels, err);
     if (status == CE_OK)
         status = check_complete(model, err);
-    if (status == CE_OK && model->output.data == NULL)
+    if (status == CE_OK && model->output.mats == NULL)
         model->output = model->token_embd;
     if (status != CE_OK)
         ce_model_unbind(model);
@@ -215,5 +275,7 @@ ce_status ce_model_bind(ce_model *model, const ce_hparams *hp, const ce_tensor *
 
 void ce_model_unbind(ce_model *model) {
     ce_free(model->layers);
+    ce_free(model->mats);
     model->layers = NULL;
+    model->mats = NULL;
 }

@@ -27,6 +27,8 @@ typedef struct {
     const float *output_norm; /* [dim] */
     ce_weight output;         /* [n_vocab][dim]; the embedding where the file ties them */
     ce_layer *layers;         /* [n_layers] */
+    ce_matrix *mats;          /* those of all weights */
+    ce_matrix *unused_mats;   /* the next that no weight has */
 } ce_model;
 
 /* Hyperparameters within the engine's bounds, so that no product of them overflows. */

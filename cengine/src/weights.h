@@ -6,24 +6,21 @@
 
 #include "cengine.h"
 
-/* One tensor: n_mats matrices (1, or one per expert) of n_rows rows. */
+/* One matrix, ready to be multiplied with. */
 typedef struct {
     int type; /* ce_type */
-    int n_mats;
-    int n_rows;
-    int n_cols;
-    uint64_t row_bytes;
-    const uint8_t *data;
-} ce_weight;
-
-/* One matrix of it, ready to be multiplied with. */
-typedef struct {
-    int type;
     int n_rows;
     int n_cols;
     uint64_t row_bytes;
     const uint8_t *data; /* [n_rows][row_bytes] */
 } ce_matrix;
+
+/* What a role has in a layer: one matrix, or one for each expert. They need not follow one another
+ * in memory, nor have one type: files of December 2023 keep every expert in a tensor of its own. */
+typedef struct {
+    int n_mats;
+    ce_matrix *mats; /* [n_mats] */
+} ce_weight;
 
 /* The one door to the bytes of weights. Today they are all mapped or in memory, as the file has
  * them; repacked layouts and experts that are paged in belong behind this function. */

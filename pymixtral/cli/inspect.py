@@ -15,8 +15,8 @@ from pymixtral.cli.model import bits_per_weight, count_parameters, opened
 from pymixtral.cli.options import console_options, shared
 from pymixtral.engine import TENSOR_TYPES
 from pymixtral.formats.errors import one_line
-from pymixtral.formats.gguf import element_type
-from pymixtral.formats.hparams import ARCHITECTURE
+from pymixtral.formats.gguf import GGUFFile, element_type
+from pymixtral.formats.hparams import ARCHITECTURE, is_per_expert
 from pymixtral.loader import ModelFile
 from pymixtral.memory import available_bytes, format_gb
 
@@ -36,10 +36,10 @@ def command(
 
     Only its header is read.
 
-    With --json: {metadata {key: value}, tensors [{name, type, shape, n_bytes, offset}], memory
-    {n_ctx, kv_type, weights, kv_cache, scratch, total, available}}. Shapes are (experts, rows,
-    columns), memory is in bytes. An array of the metadata is {type, length, first}, the latter
-    being its first 8 elements. Bytes that are not UTF-8 are replaced by U+FFFD.
+    With --json: {metadata {key: value}, tensors [{name, type, shape, n_bytes, file, offset}],
+    memory {n_ctx, kv_type, weights, kv_cache, scratch, total, available}}. Shapes are (experts,
+    rows, columns), memory is in bytes. An array of the metadata is {type, length, first}, the
+    latter being its first 8 elements. Bytes that are not UTF-8 are replaced by U+FFFD.
 
     \b
     Examples:
@@ -91,6 +91,7 @@ def _tensors(file: ModelFile) -> list[dict[str, Any]]:
             "type": tensor.type_name,
             "shape": tensor.shape,
             "n_bytes": tensor.n_bytes,
+            "file": str(file.gguf.path_of(tensor.name)),
             "offset": tensor.offset,
         }
         for tensor in file.gguf.tensors.values()
@@ -124,13 +125,14 @@ def _summary(file: ModelFile, memory: dict[str, Any]) -> dict[str, str]:
     gguf, hparams = file.gguf, file.hparams
     window = f", sliding window {hparams.sliding_window}" if hparams.sliding_window else ""
     return {
-        "file": f"{gguf.path}, GGUF version {gguf.version}",
+        "file": f"{gguf.path}{_more_files(gguf)}, GGUF version {gguf.version}",
         "name": file.name,
         "architecture": f"{ARCHITECTURE} ({'Mixtral' if hparams.n_experts else 'dense'})",
         "size": f"{count_parameters(file)}, {bits_per_weight(file):.2f} bits per weight",
         "types": _type_mix(file),
         "layers": f"{hparams.n_layers}, dim {hparams.dim}, feed-forward {hparams.ffn_dim}",
-        "experts": f"{hparams.n_experts}, {hparams.n_experts_used} used per token",
+        "experts": f"{hparams.n_experts}, {hparams.n_experts_used} used per token"
+        f"{', a tensor for each' if is_per_expert(gguf) else ''}",
         "attention": f"{hparams.n_heads} heads of {hparams.head_dim}, "
         f"{hparams.n_kv_heads} KV heads, RoPE theta {hparams.rope_theta:.6g}{window}",
         "context": f"{hparams.n_ctx_train} tokens",
@@ -138,6 +140,11 @@ def _summary(file: ModelFile, memory: dict[str, Any]) -> dict[str, str]:
         "chat template": str(recognise_template(file.vocabulary, file.name)),
         "memory": _memory_line(memory),
     }
+
+
+def _more_files(gguf: GGUFFile) -> str:
+    n_more = len(gguf.paths) - 1
+    return f" and {n_more} more file{'s' * (n_more > 1)}" if n_more else ""
 
 
 def _type_mix(file: ModelFile) -> str:

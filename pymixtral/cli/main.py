@@ -34,6 +34,8 @@ COMMANDS = (
     "perplexity",
     "convert",
     "quantize",
+    "merge",
+    "split",
     "verify",
     "info",
 )

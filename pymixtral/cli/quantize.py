@@ -16,6 +16,7 @@ from pymixtral.cli.options import console_options, shared
 from pymixtral.formats.blocks import TYPES
 from pymixtral.formats.errors import FormatError
 from pymixtral.formats.gguf import open_gguf
+from pymixtral.formats.gguf_shards import open_model_file
 from pymixtral.formats.hparams import read_hparams
 from pymixtral.formats.imatrix import ImportanceMatrix, read_imatrix
 from pymixtral.formats.quantize import TensorResult, plan, quantize_gguf
@@ -113,7 +114,7 @@ def _override(text: str) -> Rule:
 
 
 def _read_imatrix(console: Console, path: str, model: str) -> ImportanceMatrix:
-    with open_gguf(model) as gguf:
+    with open_model_file(model) as gguf:
         n_experts = read_hparams(gguf).n_experts
     matrix = read_imatrix(path, n_experts)
     if matrix.unseen:
@@ -127,7 +128,7 @@ def _read_imatrix(console: Console, path: str, model: str) -> ImportanceMatrix:
 def _print_plan(
     console: Console, src: str, out: str, recipe: Recipe, allow_requantize: bool, as_json: bool
 ) -> None:
-    with open_gguf(src) as gguf:
+    with open_model_file(src) as gguf:
         planned = plan(gguf, read_hparams(gguf), recipe, allow_requantize=allow_requantize)
     tensors = [
         {

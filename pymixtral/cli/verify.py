@@ -22,12 +22,13 @@ from pymixtral.memory import format_gb
 @shared("as_json")
 @console_options
 def command(console: Console, file: Path, manifest: Path | None, as_json: bool) -> None:
-    """Check the GGUF file FILE.
+    """Check the GGUF file FILE, or with it the shards or byte splits that it is the first of.
 
     Its structure, the extents and shapes of its tensors, and its vocabulary; then every float value
     and block scale, of which none may be NaN or infinite. The first fault ends it with exit code 1.
 
-    With --json: {file, tensors, n_bytes, unscanned_types, sha256 (or null)}.
+    With --json: {file, tensors, n_bytes, unscanned_types, sha256 [of each file] (empty without
+    a manifest)}.
 
     \b
     Examples:

@@ -82,6 +82,7 @@ class EngineTensor:
         type: GGML's type number.
         ne: extents, fastest first.
         data: the bytes, contiguous; kept alive by the engine.
+        expert: whose matrix it is; None: all experts', or not an expert's.
     """
 
     role: int
@@ -89,6 +90,7 @@ class EngineTensor:
     type: int
     ne: tuple[int, ...]
     data: memoryview
+    expert: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +144,7 @@ def c_tensor(tensor: EngineTensor, buffer: Any) -> dict[str, Any]:
     return {
         "role": tensor.role,
         "layer": tensor.layer,
+        "expert": lib.CE_ALL_EXPERTS if tensor.expert is None else tensor.expert,
         "type": tensor.type,
         "n_dims": len(tensor.ne),
         "ne": list(tensor.ne),

@@ -65,6 +65,7 @@ static float weights[MAX_ELEMENTS];
 static ce_tensor tensor(ce_role role, int64_t cols, int64_t rows) {
     return (ce_tensor){
         .role = (int32_t)role,
+        .expert = CE_ALL_EXPERTS,
         .type = CE_TYPE_F32,
         .n_dims = 2,
         .ne = {cols, rows, 1, 1},

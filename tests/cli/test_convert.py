@@ -81,7 +81,7 @@ def model(tmp_path: Path) -> Path:
 def test_verify_json(invoke, model: Path) -> None:
     found = json.loads(invoke("verify", model, "--json").stdout)
     assert found["n_bytes"] == model.stat().st_size
-    assert found["sha256"] is None
+    assert found["sha256"] == []
 
 
 def test_verify_manifest(invoke, model: Path, tmp_path: Path) -> None:

@@ -98,6 +98,18 @@ def random_weights(model: TinyModel) -> Weights:
     return {name: draw(name, shape) for name, shape in tensor_shapes(model).items()}
 
 
+def per_expert(weights: Weights) -> Weights:
+    """The same weights in the layout of December 2023: each expert in a tensor of its own."""
+    apart: Weights = {}
+    for name, weight in weights.items():
+        if name.endswith("_exps.weight"):
+            stem = name.removesuffix("_exps.weight")
+            apart |= {f"{stem}.{i}.weight": expert for i, expert in enumerate(weight)}
+        else:
+            apart[name] = weight
+    return apart
+
+
 def permute_rope(weight: NDArray[np.float32], n_heads: int) -> NDArray[np.float32]:
     """Reorders the rows of q or k from interleaved pairs (GGUF) to half-split ones (HF)."""
     rows, cols = weight.shape

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import threading
@@ -294,6 +295,41 @@ FLOATS = memoryview(bytes(4 * 96))
 def test_contradicting_tensors(tensor: EngineTensor, message: str) -> None:
     with pytest.raises((ModelLoadError, ParameterError), match=message):
         with_tensor(tensor, 1)
+
+
+def expert(role: TensorRole, layer: int, number: int, ne: tuple[int, ...]) -> EngineTensor:
+    return EngineTensor(role, layer, 0, ne, memoryview(bytes(4 * math.prod(ne))), number)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ([], "ffn_up of layer 0 is missing"),
+        ([expert(TensorRole.FFN_UP, 0, 2, (64, 112))], "ffn_up of layer 0 is missing"),
+        ([expert(TensorRole.FFN_UP, 0, 0, (64, 112))], "is missing for some experts"),
+        ([expert(TensorRole.FFN_UP, 0, 2, (64, 112))] * 2, "ffn_up of layer 0 is given twice"),
+        ([expert(TensorRole.FFN_DOWN, 1, 0, (112, 64))], "ffn_down of layer 1 is given twice"),
+        ([expert(TensorRole.FFN_UP, 0, 0, (112, 64))], "expected 64 x 112 x 1 elements"),
+        ([expert(TensorRole.FFN_UP, 0, 0, (64, 112, 8))], "expected 64 x 112 x 1 elements"),
+        ([expert(TensorRole.FFN_UP, 0, 8, (64, 112))], "expert 8 does not exist"),
+        ([expert(TensorRole.FFN_UP, 0, -2, (64, 112))], "expert -2 does not exist"),
+        ([expert(TensorRole.FFN_UP, 0, 2**31 - 1, (64, 112))], "expert 2147483647 does not exist"),
+        ([expert(TensorRole.ATTN_Q, 0, 0, (64, 64))], "attn_q of layer 0: expert 0 does not"),
+        ([expert(TensorRole.ATTN_NORM, 0, 0, (64,))], "attn_norm of layer 0: expert 0 does not"),
+        ([expert(TensorRole.FFN_GATE_INP, 0, 0, (64, 8))], "expert 0 does not exist"),
+    ],
+)
+def test_contradicting_experts(tensors: list[EngineTensor], message: str) -> None:
+    """A mixture of experts without layer 0's ffn_up, and with these tensors."""
+    model = TINY_MODELS["two-share"]
+    for name, weight in random_weights(model).items():
+        role, layer = parse_name(name) or (None, None)
+        assert role is not None
+        if (role, layer) != (TensorRole.FFN_UP, 0):
+            data = memoryview(weight).cast("B")
+            tensors = [*tensors, EngineTensor(role, layer or 0, 0, weight.shape[::-1], data)]
+    with pytest.raises(ModelLoadError, match=message):
+        Engine(model, tensors)
 
 
 @pytest.mark.parametrize(

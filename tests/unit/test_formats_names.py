@@ -6,7 +6,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from pymixtral.formats.names import TensorRole, is_single_expert, parse_name, unpermute_rope
+from pymixtral.formats.names import (
+    TensorRole,
+    expert_of,
+    merged_name,
+    parse_name,
+    unpermute_rope,
+)
 
 
 @pytest.mark.parametrize(
@@ -61,10 +67,27 @@ def test_the_roles_keep_their_numbers() -> None:
     assert list(TensorRole) == list(range(13))
 
 
-def test_is_single_expert() -> None:
-    assert is_single_expert("blk.3.ffn_down.7.weight")
-    assert not is_single_expert("blk.3.ffn_down.weight")
-    assert not is_single_expert("blk.3.ffn_down_exps.weight")
+def test_names_of_december_2023() -> None:
+    assert expert_of("blk.3.ffn_down.7.weight") == 7
+    assert merged_name("blk.3.ffn_down.7.weight") == "blk.3.ffn_down_exps.weight"
+    assert parse_name("blk.3.ffn_down.7.weight") == (TensorRole.FFN_DOWN, 3)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "blk.3.ffn_down.weight",
+        "blk.3.ffn_down_exps.weight",
+        "blk.3.ffn_down.07.weight",
+        "blk.3.ffn_down.-1.weight",
+        "blk.3.ffn_norm.7.weight",
+        "blk.3.ffn_down.7.weight.7.weight",
+        "ffn_down.7.weight",
+    ],
+)
+def test_names_of_no_single_expert(name: str) -> None:
+    assert expert_of(name) is None
+    assert merged_name(name) == name
 
 
 Vector = npt.NDArray[np.float64]

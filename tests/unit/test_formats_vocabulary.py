@@ -59,6 +59,7 @@ def test_a_byte_level_vocabulary_needs_no_scores(tmp_path: Path) -> None:
         tmp_path,
         {
             "tokenizer.ggml.model": ("gpt2", ValueType.STRING),
+            "tokenizer.ggml.merges": (["a b", "ab c"], ValueType.ARRAY),
             "tokenizer.ggml.scores": None,
             "tokenizer.ggml.token_type": None,
             "tokenizer.ggml.unknown_token_id": None,
@@ -67,6 +68,12 @@ def test_a_byte_level_vocabulary_needs_no_scores(tmp_path: Path) -> None:
     assert not found.scores.any()
     assert set(found.types) == {1}
     assert found.unk_id is None
+    assert found.merges == [("a", "b"), ("ab", "c")]
+
+
+def test_a_byte_level_vocabulary_needs_merges(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match="tokenizer.ggml.merges: is missing"):
+        vocabulary_of(tmp_path, {"tokenizer.ggml.model": ("gpt2", ValueType.STRING)})
 
 
 @pytest.mark.parametrize(

@@ -158,8 +158,8 @@ def test_no_space_prefix() -> None:
 
 
 def test_another_kind_of_vocabulary_is_refused() -> None:
-    with pytest.raises(ModelLoadError, match=r"tokenizer\.ggml\.model is 'gpt2'"):
-        Tokenizer(replace(mistral.vocabulary(), model="gpt2"))
+    with pytest.raises(ModelLoadError, match=r"tokenizer\.ggml\.model is 'bert'"):
+        Tokenizer(replace(mistral.vocabulary(), model="bert"))
 
 
 def test_tokens_that_sentencepiece_refuses_keep_their_ids_and_warn() -> None:

@@ -1,0 +1,122 @@
+"""Text to ids by byte-level BPE, the vocabularies of Llama 3, SmolLM2 and many others.
+
+The library `tokenizers` does the work, with a tokenizer rebuilt from the tokens, merges and the
+name of the pre-tokenizer that a GGUF file holds.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pymixtral.errors import ModelLoadError
+from pymixtral.formats import TokenType, Vocabulary
+from pymixtral.formats.pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
+
+if TYPE_CHECKING:
+    import tokenizers
+
+# Tokens that text can become. The others are inserted by the program alone.
+_IN_TEXT = (TokenType.NORMAL, TokenType.BYTE)
+
+
+def _byte_alphabet() -> dict[int, str]:
+    """The character by which each byte is written: itself where it is printable, or else the next
+    of those from U+0100 (GPT-2's bytes_to_unicode)."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {byte: chr(byte) for byte in printable} | {
+        byte: chr(0x100 + i) for i, byte in enumerate(others)
+    }
+
+
+_BYTES = {character: bytes([byte]) for byte, character in _byte_alphabet().items()}
+
+
+class ByteLevelEncoder:
+    """See `pymixtral.tokenizer.Encoder`.
+
+    Raises:
+        ModelLoadError: the library is not installed; the pre-tokenizer is not known.
+    """
+
+    def __init__(self, vocab: Vocabulary) -> None:
+        self.types = _effective_types(vocab)
+        self.rendered = tuple(map(_rendered, vocab.tokens, self.types))
+        known = {
+            token: i
+            for i, (token, kind) in enumerate(zip(vocab.tokens, self.types, strict=True))
+            if kind in _IN_TEXT and set(token) <= _BYTES.keys()
+        }
+        merges = [
+            (left, right)
+            for left, right in vocab.merges
+            if left in known and right in known and left + right in known
+        ]
+        self.warnings = _problems(known, len(vocab.merges) - len(merges))
+        self._tokenizer = _build(known, merges, _pre_tokenizer(vocab.pre))
+
+    def encode(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def _pre_tokenizer(name: str | None) -> PreTokenizer:
+    if name is None:
+        raise ModelLoadError(
+            "tokenizer.ggml.pre is missing, without which a byte-level BPE vocabulary cannot be "
+            "used; get a newer file of this model, of May 2024 or later"
+        )
+    if name not in PRE_TOKENIZERS:
+        raise ModelLoadError(
+            f"tokenizer.ggml.pre is {name!r}, which is not supported; these are: "
+            f"{', '.join(PRE_TOKENIZERS)}"
+        )
+    return PRE_TOKENIZERS[name]
+
+
+def _build(
+    known: dict[str, int], merges: list[tuple[str, str]], pre: PreTokenizer
+) -> tokenizers.Tokenizer:
+    try:
+        from tokenizers import Regex, Tokenizer
+        from tokenizers.models import BPE
+        from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
+    except ImportError:
+        raise ModelLoadError(
+            "this model's vocabulary is byte-level BPE, which needs the library tokenizers: "
+            "pip install 'pymixtral[bpe]'"
+        ) from None
+    tokenizer = Tokenizer(BPE(known, merges, ignore_merges=pre.ignores_merges))
+    cuts = [Split(Regex(pattern), "isolated") for pattern in pre.patterns]
+    tokenizer.pre_tokenizer = Sequence([*cuts, ByteLevel(add_prefix_space=False, use_regex=False)])
+    return tokenizer
+
+
+def _effective_types(vocab: Vocabulary) -> list[TokenType]:
+    """Token types, set right where the special ids contradict them."""
+    types = [TokenType(int(value)) for value in vocab.types]
+    for special_id in (vocab.bos_id, vocab.eos_id):
+        if special_id is not None:
+            types[special_id] = TokenType.CONTROL
+    return types
+
+
+def _rendered(token: str, token_type: TokenType) -> bytes:
+    if token_type is TokenType.CONTROL:
+        return b""
+    if token_type is TokenType.USER_DEFINED:  # added as plain text, not by bytes
+        return token.encode(errors="surrogateescape")
+    return b"".join(_BYTES.get(c) or c.encode(errors="surrogateescape") for c in token)
+
+
+def _problems(known: dict[str, int], n_lost_merges: int) -> tuple[str, ...]:
+    problems = []
+    if missing := [byte[0] for character, byte in _BYTES.items() if character not in known]:
+        problems.append(
+            f"tokenizer.ggml.tokens: {len(missing)} of 256 bytes are missing, the first "
+            f"0x{min(missing):02X}: text loses them"
+        )
+    if n_lost_merges:
+        problems.append(
+            f"tokenizer.ggml.merges: {n_lost_merges} of tokens that are not in the list: ignored"
+        )
+    return tuple(problems)

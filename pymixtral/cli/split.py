@@ -1,0 +1,65 @@
+"""`pymixtral split`: a model to shards."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+
+from pymixtral.cli.console import Console
+from pymixtral.cli.options import console_options, shared
+from pymixtral.formats.gguf_split import split_gguf
+from pymixtral.memory import format_gb
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
+
+
+def parse_size(text: str) -> int:
+    """Bytes, from a size such as 4GB or 500M; units are powers of ten."""
+    match = re.fullmatch(r"([1-9][0-9]{0,11})([KMG]?)B?", text.upper())
+    if match is None:
+        raise click.BadParameter(f"{text!r} is no size such as 4GB or 500MB")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+@click.command("split")
+@click.argument("src", metavar="IN")
+@click.argument("prefix", metavar="OUT", type=click.Path(path_type=Path))
+@click.option("--max-size", type=parse_size, metavar="SIZE", help="Of a shard: 4GB, 500MB.")
+@click.option("--max-tensors", type=click.IntRange(1), help="In a shard.")
+@shared("as_json")
+@console_options
+def command(
+    console: Console,
+    src: str,
+    prefix: Path,
+    max_size: int | None,
+    max_tensors: int | None,
+    as_json: bool,
+) -> None:
+    """Write the model in IN to shards named OUT-00001-of-00003.gguf and so on.
+
+    Names and contents are those of llama.cpp's gguf-split. Every command that takes a MODEL takes
+    the first shard for it. The shards appear one by one, each when it is complete; the first is the
+    last.
+
+    With --json: [{file, n_bytes}].
+
+    \b
+    Examples:
+      pymixtral split mixtral.gguf mixtral --max-size 4GB
+      pymixtral split mixtral.gguf parts/mixtral --max-tensors 128
+    """
+    if max_size is None and max_tensors is None:
+        raise click.UsageError("give --max-size or --max-tensors")
+    with console.byte_progress() as progress:
+        paths = split_gguf(
+            src, prefix, max_bytes=max_size, max_tensors=max_tensors, progress=progress
+        )
+    shards = [{"file": str(path), "n_bytes": path.stat().st_size} for path in paths]
+    if as_json:
+        console.json(shards)
+        return
+    for path in paths:
+        console.answer(f"{path}  {format_gb(path.stat().st_size)}\n")

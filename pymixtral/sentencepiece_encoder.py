@@ -1,0 +1,70 @@
+"""Text to ids by sentencepiece, with a model rebuilt from the vocabulary."""
+
+from __future__ import annotations
+
+import re
+
+from sentencepiece import SentencePieceProcessor
+
+from pymixtral.errors import ParameterError
+from pymixtral.formats import TokenType, Vocabulary
+from pymixtral.sentencepiece_model import (
+    OUTSIDE_SENTENCEPIECE,
+    build_entries,
+    byte_value,
+    serialize,
+)
+
+SPACE = "\u2581"  # how sentencepiece writes a space inside a piece
+BYTE_TOKEN = re.compile("<0x[0-9A-Fa-f]{2}>")
+UNKNOWN_TEXT = " \u2047 "  # what sentencepiece's decoder prints for the unknown token
+
+
+class SentencePieceEncoder:
+    """See `pymixtral.tokenizer.Encoder`. Decoding is a table of each token's bytes, because
+    sentencepiece's own drops the leading space."""
+
+    def __init__(self, vocab: Vocabulary) -> None:
+        self.types = _effective_types(vocab)
+        self.rendered = tuple(map(_rendered, vocab.tokens, self.types))
+        entries, problems = build_entries(vocab.tokens, vocab.scores, self.types)
+        self.warnings = tuple(problems)
+        self._n_vocab = len(vocab.tokens)
+        self._processor = SentencePieceProcessor(
+            model_proto=serialize(entries, add_dummy_prefix=vocab.add_space_prefix)
+        )
+
+    def encode(self, text: str) -> list[int]:
+        ids: list[int] = self._processor.encode(text)
+        if max(ids, default=0) >= self._n_vocab:  # entries in place of tokens that the file lacks
+            ids = [i if i < self._n_vocab else self._unknown_id() for i in ids]
+        return ids
+
+    def _unknown_id(self) -> int:
+        if TokenType.UNKNOWN not in self.types:
+            raise ParameterError("text: holds a character that this vocabulary cannot express")
+        return self.types.index(TokenType.UNKNOWN)
+
+
+def _effective_types(vocab: Vocabulary) -> list[TokenType]:
+    """Token types, set right where a token's spelling or the special ids contradict them."""
+    types = [TokenType(int(value)) for value in vocab.types]
+    for token_id, token in enumerate(vocab.tokens):
+        if BYTE_TOKEN.fullmatch(token) and types[token_id] not in OUTSIDE_SENTENCEPIECE:
+            types[token_id] = TokenType.BYTE
+    if vocab.unk_id is not None:
+        types[vocab.unk_id] = TokenType.UNKNOWN
+    for special_id in (vocab.bos_id, vocab.eos_id):
+        if special_id is not None:
+            types[special_id] = TokenType.CONTROL
+    return types
+
+
+def _rendered(piece: str, token_type: TokenType) -> bytes:
+    if token_type is TokenType.CONTROL:
+        return b""
+    if token_type is TokenType.UNKNOWN:
+        return UNKNOWN_TEXT.encode()
+    if token_type is TokenType.BYTE:
+        return bytes([byte_value(piece)])
+    return piece.replace(SPACE, " ").encode(errors="surrogateescape")
