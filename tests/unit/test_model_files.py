@@ -134,6 +134,9 @@ def test_one_shard_is_enough(tmp_path: Path) -> None:
     (only,) = split_gguf(WHOLE, tmp_path / "st", max_bytes=10**9)
     assert only.name == "st-00001-of-00001.gguf"
     LLM(only).close()
+    merge_gguf(only, tmp_path / "merged.gguf")
+    assert (tmp_path / "merged.gguf").read_bytes() == WHOLE.read_bytes()
+    assert len(split_gguf(only, tmp_path / "st", max_tensors=30)) == 2
 
 
 def test_a_failure_leaves_no_first_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
