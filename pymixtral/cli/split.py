@@ -26,8 +26,13 @@ def parse_size(text: str) -> int:
 @click.command("split")
 @click.argument("src", metavar="IN")
 @click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
-@click.option("--max-size", type=parse_size, metavar="SIZE", help="Of a shard: 4GB, 500MB.")
-@click.option("--max-tensors", type=click.IntRange(1), help="In a shard.")
+@click.option(
+    "--max-size",
+    type=parse_size,
+    metavar="SIZE",
+    help="Size of a shard at most, such as 4GB or 500MB.",
+)
+@click.option("--max-tensors", type=click.IntRange(1), help="Tensors in a shard at most.")
 @shared("as_json")
 @console_options
 def command(
