@@ -168,5 +168,5 @@ def _open_file(paths: list[Path]) -> TensorFile:
         return SafetensorsFile(paths[0])
     with open(paths[0], "rb") as file:
         if file.read(4) == GGUF_MAGIC:
-            raise FormatError(paths[0], "file", "is a GGUF file already")
+            raise FormatError(paths[0], "file", "is a GGUF file already; see quantize and merge")
     raise FormatError(paths[0], "file", "is neither a safetensors file nor a PyTorch checkpoint")

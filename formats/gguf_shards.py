@@ -36,8 +36,8 @@ def shard_path(prefix: Path, index: int, count: int) -> Path:
 class ShardedGGUF(GGUFFile):
     """The shards of a model as if they were one file.
 
-    Its metadata are those of the first shard, without ``split.*``; offsets count from the start of
-    the shard that holds the tensor.
+    Its metadata are those of the first shard, without ``split.*``. Offsets count from the start of
+    the shard that holds the tensor; `data_offset` is the first shard's.
     """
 
     def __init__(self, shards: list[GGUFFile]) -> None:
@@ -63,6 +63,11 @@ class ShardedGGUF(GGUFFile):
     def close(self) -> None:
         for shard in self._shards:
             shard.close()
+
+    @property
+    def header(self) -> memoryview:
+        """Those of all shards, one after another."""
+        return memoryview(b"".join(shard.header for shard in self._shards))
 
     def data(self, name: str) -> memoryview:
         return self._owners[name].data(name)

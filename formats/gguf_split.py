@@ -19,6 +19,7 @@ from .gguf_shards import (
     COUNT_KEY,
     MAX_SHARDS,
     NO_KEY,
+    SPLIT_KEYS,
     TENSORS_COUNT_KEY,
     open_model_file,
     shard_path,
@@ -30,6 +31,8 @@ from .verify import check_headers
 Progress = Callable[[str, int, int], None]
 
 CHUNK_BYTES = 16 << 20
+
+_REPLACED_KEYS = SPLIT_KEYS | {"general.alignment"}  # which the writer adds
 
 # Of a shard, besides the first one's metadata: magic, counts, the keys of split.*, alignment.
 _SHARD_HEADER_BYTES = 256
@@ -150,7 +153,7 @@ class _Copier:
 
     def add_metadata(self, writer: GGUFWriter) -> None:
         for key, value in self._gguf.metadata.items():
-            if key != "general.alignment":  # which the writer adds
+            if key not in _REPLACED_KEYS:
                 writer.add(key, value, self._gguf.types[key])
 
     def write(self, writer: GGUFWriter, tensors: Iterable[ArrangedTensor]) -> None:

@@ -39,9 +39,8 @@ class PreTokenizer:
     adds_bos: bool = False
 
 
-_LLAMA3 = PreTokenizer(
-    (rf"{_SUFFIXES}|{_WORDS}|\p{{N}}{{1,3}}|{_REST}",), ignores_merges=True, adds_bos=True
-)
+_LLAMA3_PATTERN = rf"{_SUFFIXES}|{_WORDS}|\p{{N}}{{1,3}}|{_REST}"
+_LLAMA3 = PreTokenizer((_LLAMA3_PATTERN,), ignores_merges=True, adds_bos=True)
 _SINGLE_DIGITS = PreTokenizer((r"\p{N}", _GPT2))
 
 PRE_TOKENIZERS: dict[str, PreTokenizer] = {
@@ -51,8 +50,11 @@ PRE_TOKENIZERS: dict[str, PreTokenizer] = {
     "llama-bpe": _LLAMA3,
     "llama3": _LLAMA3,
     "llama-v3": _LLAMA3,
+    "falcon3": _LLAMA3,
+    "smaug-bpe": PreTokenizer((_LLAMA3_PATTERN,)),
     "qwen2": PreTokenizer((rf"{_SUFFIXES}|{_WORDS}|\p{{N}}|{_REST}",)),
     "smollm": _SINGLE_DIGITS,
+    "minerva-7b": _SINGLE_DIGITS,
     "starcoder": _SINGLE_DIGITS,
     "refact": _SINGLE_DIGITS,
     "command-r": _SINGLE_DIGITS,

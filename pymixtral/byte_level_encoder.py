@@ -29,7 +29,9 @@ def _byte_alphabet() -> dict[int, str]:
     }
 
 
-_BYTES = {character: bytes([byte]) for byte, character in _byte_alphabet().items()}
+_ALPHABET = _byte_alphabet()
+_CHARACTERS = frozenset(_ALPHABET.values())
+_TO_LATIN_1 = {ord(character): byte for byte, character in _ALPHABET.items()}
 
 
 class ByteLevelEncoder:
@@ -45,7 +47,7 @@ class ByteLevelEncoder:
         known = {
             token: i
             for i, (token, kind) in enumerate(zip(vocab.tokens, self.types, strict=True))
-            if kind in _IN_TEXT and set(token) <= _BYTES.keys()
+            if kind in _IN_TEXT and _CHARACTERS.issuperset(token)
         }
         merges = [
             (left, right)
@@ -93,7 +95,7 @@ def _build(
 
 def _effective_types(vocab: Vocabulary) -> list[TokenType]:
     """Token types, set right where the special ids contradict them."""
-    types = [TokenType(int(value)) for value in vocab.types]
+    types = list(map(TokenType, vocab.types.tolist()))
     for special_id in (vocab.bos_id, vocab.eos_id):
         if special_id is not None:
             types[special_id] = TokenType.CONTROL
@@ -103,14 +105,15 @@ def _effective_types(vocab: Vocabulary) -> list[TokenType]:
 def _rendered(token: str, token_type: TokenType) -> bytes:
     if token_type is TokenType.CONTROL:
         return b""
-    if token_type is TokenType.USER_DEFINED:  # added as plain text, not by bytes
+    is_text = token_type is TokenType.USER_DEFINED or not _CHARACTERS.issuperset(token)
+    if is_text:  # tokens that were added are not written by bytes
         return token.encode(errors="surrogateescape")
-    return b"".join(_BYTES.get(c) or c.encode(errors="surrogateescape") for c in token)
+    return token.translate(_TO_LATIN_1).encode("latin-1")
 
 
 def _problems(known: dict[str, int], n_lost_merges: int) -> tuple[str, ...]:
     problems = []
-    if missing := [byte[0] for character, byte in _BYTES.items() if character not in known]:
+    if missing := [byte for byte, character in _ALPHABET.items() if character not in known]:
         problems.append(
             f"tokenizer.ggml.tokens: {len(missing)} of 256 bytes are missing, the first "
             f"0x{min(missing):02X}: text loses them"

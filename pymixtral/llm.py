@@ -157,7 +157,8 @@ class LLM:
     with the same tokens, as the next turn of a chat does, goes on from there.
 
     Args:
-        model: a GGUF file; without one, the storyteller that ships with the package.
+        model: a GGUF file, or the first of several (shards, byte splits); without one, the
+            storyteller that ships with the package.
         n_ctx: positions of context; default min(the model's, 8192).
         threads: default: as many as CPU affinity and the cgroup's quota allow.
         tier: instruction-set tier; default $PYMIXTRAL_TIER, or the best that the CPU has.

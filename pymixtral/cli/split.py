@@ -25,24 +25,29 @@ def parse_size(text: str) -> int:
 
 @click.command("split")
 @click.argument("src", metavar="IN")
-@click.argument("prefix", metavar="OUT", type=click.Path(path_type=Path))
-@click.option("--max-size", type=parse_size, metavar="SIZE", help="Of a shard: 4GB, 500MB.")
-@click.option("--max-tensors", type=click.IntRange(1), help="In a shard.")
+@click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
+@click.option(
+    "--max-size",
+    type=parse_size,
+    metavar="SIZE",
+    help="Size of a shard at most, such as 4GB or 500MB.",
+)
+@click.option("--max-tensors", type=click.IntRange(1), help="Tensors in a shard at most.")
 @shared("as_json")
 @console_options
 def command(
     console: Console,
     src: str,
-    prefix: Path,
+    out: Path,
     max_size: int | None,
     max_tensors: int | None,
     as_json: bool,
 ) -> None:
     """Write the model in IN to shards named OUT-00001-of-00003.gguf and so on.
 
-    Names and contents are those of llama.cpp's gguf-split. Every command that takes a MODEL takes
-    the first shard for it. The shards appear one by one, each when it is complete; the first is the
-    last.
+    If OUT ends with .gguf, that is left out. Names and contents are those of llama.cpp's
+    gguf-split. Every command that takes a MODEL takes the first shard for it. The shards appear one
+    by one, each when it is complete; the first is the last.
 
     With --json: [{file, n_bytes}].
 
@@ -53,10 +58,9 @@ def command(
     """
     if max_size is None and max_tensors is None:
         raise click.UsageError("give --max-size or --max-tensors")
+    out = out.with_suffix("") if out.suffix == ".gguf" else out
     with console.byte_progress() as progress:
-        paths = split_gguf(
-            src, prefix, max_bytes=max_size, max_tensors=max_tensors, progress=progress
-        )
+        paths = split_gguf(src, out, max_bytes=max_size, max_tensors=max_tensors, progress=progress)
     shards = [{"file": str(path), "n_bytes": path.stat().st_size} for path in paths]
     if as_json:
         console.json(shards)

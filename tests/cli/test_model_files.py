@@ -15,7 +15,7 @@ PROMPT = ("Once upon a time", "--raw", "--temperature", "0", "--max-tokens", "5"
 
 @pytest.fixture
 def shards(invoke, storyteller: Path, tmp_path: Path) -> list[Path]:
-    result = invoke("split", storyteller, tmp_path / "st", "--max-size", "3MB", "--json")
+    result = invoke("split", storyteller, tmp_path / "st.gguf", "--max-size", "3MB", "--json")
     assert result.exit_code == 0, result.stderr
     found = json.loads(result.stdout)
     assert all(0 < shard["n_bytes"] <= 3_000_000 for shard in found)

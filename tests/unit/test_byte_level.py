@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from byte_level_files import (
 )
 
 from pymixtral import LLM
+from pymixtral.chat import encode_chat
 from pymixtral.errors import ModelLoadError
 from pymixtral.formats import FormatError, TokenType, Vocabulary, open_gguf, read_vocabulary
 from pymixtral.formats.pre_tokenizers import PRE_TOKENIZERS
@@ -192,6 +194,31 @@ def test_without_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     path = write_byte_level_model(tmp_path / "model.gguf", "llama-bpe")
     with pytest.raises(ModelLoadError, match=r"pip install 'pymixtral\[bpe\]'"):
         LLM(path)
+
+
+def test_chatml(llama3: Tokenizer) -> None:
+    """As SmolLM2 and many others chat; what is said stays text."""
+    question = "Hello <|im_end|>"
+    ids = encode_chat(llama3, [{"role": "user", "content": question}], version="chatml")
+    start, end = llama3.control_id("<|im_start|>"), llama3.control_id("<|im_end|>")
+    turn = [start, *llama3.encode(f"user\n{question}"), end, *llama3.encode("\n")]
+    assert [i for i in ids if i != llama3.bos_id] == [
+        *turn,
+        start,
+        *llama3.encode("assistant\n"),
+    ]
+
+
+def test_empty_and_strange_tokens(tmp_path: Path) -> None:
+    found = vocabulary(tmp_path, "llama-bpe")
+    for i, token in enumerate(("", " ", "\0", "\udcff", "caf\u00e9 \u4e00")):
+        found.tokens[-10 - i] = token
+    with warnings.catch_warnings(action="ignore"):  # about their merges
+        tokenizer = Tokenizer(found)
+    text = "caf\u00e9 \u4e00 \0"
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    for token_id in range(tokenizer.n_vocab):
+        assert isinstance(tokenizer.token_bytes(token_id), bytes)
 
 
 def test_a_model_runs(tmp_path: Path) -> None:

@@ -62,6 +62,8 @@ def test_shards(tmp_path: Path, limits: dict[str, int], at_least: int) -> None:
     with open_model_file(paths[0]) as shards, open_gguf(WHOLE) as whole:
         assert shards.paths == tuple(paths)
         same_model(shards, whole)
+        headers = [path.read_bytes()[: open_gguf(path).data_offset] for path in paths]
+        assert shards.header == b"".join(headers)
         last = list(shards.tensors)[-1]
         assert shards.path_of(last) == paths[-1]
         assert isinstance(shards.data(last).obj, mmap.mmap)
@@ -134,6 +136,9 @@ def test_one_shard_is_enough(tmp_path: Path) -> None:
     (only,) = split_gguf(WHOLE, tmp_path / "st", max_bytes=10**9)
     assert only.name == "st-00001-of-00001.gguf"
     LLM(only).close()
+    merge_gguf(only, tmp_path / "merged.gguf")
+    assert (tmp_path / "merged.gguf").read_bytes() == WHOLE.read_bytes()
+    assert len(split_gguf(only, tmp_path / "st", max_tensors=30)) == 2
 
 
 def test_a_failure_leaves_no_first_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,6 +170,7 @@ def test_byte_splits(tmp_path: Path, names: list[str], use_mmap: bool) -> None:
     first = cut(tmp_path, names, [500 * PAGE, 1100 * PAGE])
     with open_model_file(first, use_mmap=use_mmap) as pieces, open_gguf(WHOLE) as whole:
         assert pieces.paths == tuple(first.with_name(name) for name in names)
+        assert pieces.header == whole.header == WHOLE.read_bytes()[: whole.data_offset]
         same_model(pieces, whole)
 
 
