@@ -168,6 +168,11 @@ class GGUFFile:
         """Close the file. Views that `data` handed out stay valid as long as they are held."""
         self._file.close()
 
+    @property
+    def header(self) -> memoryview:
+        """The bytes before the tensors' own: the metadata, and what the tensors are."""
+        return self._file.view[: self.data_offset]
+
     def data(self, name: str) -> memoryview:
         """The bytes of tensor `name`: read-only, exactly `n_bytes`, and no copy of the map."""
         info = self.tensors[name]
