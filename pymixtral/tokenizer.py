@@ -10,7 +10,7 @@ from __future__ import annotations
 import codecs
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from sentencepiece import SentencePieceProcessor
 
@@ -38,6 +38,7 @@ class Tokenizer:
         n_vocab: number of tokens; ids run from 0 to n_vocab - 1.
         bos_id, eos_id: ids of `<s>` and `</s>`, or None where the file names none.
         add_bos: whether the model wants `bos_id` in front of a prompt.
+        chat_template: the file's Jinja template, or None.
         warnings: one line for each thing that had to be repaired in the vocabulary. Each is also
             issued as a Python warning when the tokenizer is made.
 
@@ -55,6 +56,7 @@ class Tokenizer:
         self.bos_id: int | None = vocab.bos_id
         self.eos_id: int | None = vocab.eos_id
         self.add_bos = vocab.add_bos
+        self.chat_template = vocab.chat_template
         types = _effective_types(vocab)
         self._pieces = tuple(vocab.tokens)
         self._bytes = tuple(map(_rendered, vocab.tokens, types))
@@ -118,6 +120,11 @@ class Tokenizer:
     def token_bytes(self, token_id: int) -> bytes:
         """What the token adds to the decoded text, which may be a part of a UTF-8 character."""
         return self._bytes[self._checked(token_id)]
+
+    @property
+    def control_tokens(self) -> Mapping[str, int]:
+        """Ids of all control and added tokens, by their spelling."""
+        return self._control_ids
 
     def control_id(self, text: str) -> int | None:
         """Id of the control or added token spelled `text`, or None where there is none."""
