@@ -32,6 +32,7 @@ COMMANDS = (
     "tokenize",
     "bench",
     "perplexity",
+    "experts",
     "convert",
     "quantize",
     "merge",
