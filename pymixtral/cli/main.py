@@ -34,6 +34,7 @@ COMMANDS = (
     "perplexity",
     "convert",
     "quantize",
+    "imatrix",
     "verify",
     "info",
 )

@@ -29,7 +29,9 @@ ALLOWED: dict[str, set[str]] = {
         FORMATS,
     },
     "quantizer": {"engine", FORMATS},
-    "perplexity": {"engine", "errors", "llm"},
+    "chunks": {"errors", "llm"},
+    "perplexity": {"chunks", "engine", "errors", "llm"},
+    "calibration": {"engine", "errors", "llm", FORMATS},
     "__main__": {"cli"},
 }  # fmt: skip
 
