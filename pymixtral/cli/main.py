@@ -35,6 +35,7 @@ COMMANDS = (
     "convert",
     "quantize",
     "imatrix",
+    "diff",
     "verify",
     "info",
 )

@@ -31,6 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "quantizer": {"engine", FORMATS},
     "chunks": {"errors", "llm"},
     "perplexity": {"chunks", "engine", "errors", "llm"},
+    "divergence": {"chunks", "engine", "errors", "llm", "perplexity"},
     "calibration": {"engine", "errors", "llm", FORMATS},
     "__main__": {"cli"},
 }  # fmt: skip
