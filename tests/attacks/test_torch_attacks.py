@@ -165,7 +165,7 @@ def test_case_21_bombs(tmp_path: Path, pickle: bytes) -> None:
     started = time.process_time()
     with pytest.raises(FormatError):
         TorchFile(path)
-    assert time.process_time() - started < 5 * CPU_SECONDS  # the longest runs all 2 ** 17 opcodes
+    assert time.process_time() - started < CPU_SECONDS
 
 
 def test_case_21_a_pickle_that_is_too_long(
@@ -339,7 +339,7 @@ OPCODES = st.sampled_from([*torch_pickle._OPCODES, b".", GOOD, tf.text("a"), tf.
 def test_random_opcodes_cause_no_other_error(opcodes: list[bytes]) -> None:
     pickle = b"\x80\x02" + b"".join(opcodes) + bytes(8)
     try:
-        found = torch_pickle.read_torch_pickle(Path("random"), memoryview(pickle))
+        found = torch_pickle.read_torch_pickle(Path("random"), memoryview(pickle), 1)
     except FormatError as error:
         assert str(error).isprintable()  # noqa: PT017 - any pickle may be good, too
     else:
