@@ -14,7 +14,6 @@ import numpy as np
 from pymixtral.errors import PymixtralError
 from pymixtral.experts import ExpertUse
 from pymixtral.formats.errors import one_line
-from pymixtral.tokenizer import SPACE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,6 +24,8 @@ BAR_COLOUR = "#7b2d8b"
 MAX_NAMED_TOKENS = 100  # more cannot be read
 MAX_NUMBERED_ROWS = 128
 MAX_INCHES = 40.0
+# How sentencepiece, and byte-level vocabularies, write a space inside a token.
+WRITTEN_SPACES = "\u2581\u0120"
 
 
 def check_plot(path: str) -> None:
@@ -84,7 +85,7 @@ def _name_tokens(axes: Axes, pieces: Sequence[str]) -> None:
     if len(pieces) > MAX_NAMED_TOKENS:
         axes.set_xlabel("token")
         return
-    labels = [one_line(piece.strip(SPACE) or piece) for piece in pieces]
+    labels = [one_line(piece.strip(WRITTEN_SPACES) or piece) for piece in pieces]
     axes.set_xticks(
         range(len(pieces)), labels, rotation=90, family="monospace", fontsize=8, parse_math=False
     )

@@ -11,7 +11,7 @@ import click
 
 from pymixtral.errors import ParameterError
 from pymixtral.sampling import SamplingParams
-from pymixtral.tokenizer import SPACE, Tokenizer
+from pymixtral.tokenizer import Tokenizer
 
 
 class TokenBias(NamedTuple):
@@ -62,9 +62,9 @@ def _token_id(token: str, tokenizer: Tokenizer) -> int:
             f"--logit-bias: token id {token} is outside the vocabulary, "
             f"0 to {tokenizer.n_vocab - 1}"
         )
-    spelling = token.replace(" ", SPACE)
+    text = token.encode(errors="surrogateescape")
     for token_id in range(tokenizer.n_vocab):
-        if tokenizer.piece(token_id) == spelling:
+        if tokenizer.token_bytes(token_id) == text or tokenizer.piece(token_id) == token:
             return token_id
     raise ParameterError(
         f"--logit-bias: the vocabulary has no token {token!r}; `pymixtral tokenize` shows how "

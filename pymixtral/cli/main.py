@@ -35,6 +35,8 @@ COMMANDS = (
     "experts",
     "convert",
     "quantize",
+    "imatrix",
+    "diff",
     "merge",
     "split",
     "verify",

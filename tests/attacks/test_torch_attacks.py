@@ -160,8 +160,7 @@ def memo_bomb() -> bytes:
 def test_case_21_bombs(tmp_path: Path, pickle: bytes) -> None:
     path = tmp_path / "bomb.pth"
     path.write_bytes(tf.archive(pickle, DATA))
-    # The longest runs all 2 ** 17 opcodes.
-    with bounded_cpu_time(5 * CPU_SECONDS), pytest.raises(FormatError):
+    with bounded_cpu_time(CPU_SECONDS), pytest.raises(FormatError):
         TorchFile(path)
 
 
@@ -336,7 +335,7 @@ OPCODES = st.sampled_from([*torch_pickle._OPCODES, b".", GOOD, tf.text("a"), tf.
 def test_random_opcodes_cause_no_other_error(opcodes: list[bytes]) -> None:
     pickle = b"\x80\x02" + b"".join(opcodes) + bytes(8)
     try:
-        found = torch_pickle.read_torch_pickle(Path("random"), memoryview(pickle))
+        found = torch_pickle.read_torch_pickle(Path("random"), memoryview(pickle), 1)
     except FormatError as error:
         assert str(error).isprintable()  # noqa: PT017 - any pickle may be good, too
     else:

@@ -83,7 +83,7 @@ def safetensors(content: bytes) -> None:
 
 def torch_pickle(content: bytes) -> None:
     """The pickle of a PyTorch checkpoint."""
-    read_torch_pickle(Path("data.pkl"), memoryview(content))
+    read_torch_pickle(Path("data.pkl"), memoryview(content), 2)
 
 
 def sentencepiece(content: bytes) -> None:

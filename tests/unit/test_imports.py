@@ -33,8 +33,11 @@ ALLOWED: dict[str, set[str]] = {
         "sampling", "tokenizer",
     },
     "quantizer": {"engine", FORMATS},
-    "perplexity": {"engine", "errors", "llm"},
+    "chunks": {"errors", "llm"},
     "experts": {"engine", "errors", "llm"},
+    "perplexity": {"chunks", "engine", "errors", "llm"},
+    "divergence": {"chunks", "engine", "errors", "llm", "perplexity"},
+    "calibration": {"engine", "errors", "llm", FORMATS},
     "__main__": {"cli"},
 }  # fmt: skip
 
