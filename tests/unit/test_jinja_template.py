@@ -23,7 +23,8 @@ from pymixtral.chat.messages import parse_messages
 from pymixtral.chat.turns import Answer, Question
 from pymixtral.errors import ChatError
 from pymixtral.formats import TokenType
-from pymixtral.tokenizer import SPACE, Tokenizer
+from pymixtral.sentencepiece_encoder import SPACE
+from pymixtral.tokenizer import Tokenizer
 
 sandbox = pytest.importorskip(
     "pymixtral.chat.sandbox", reason="the jinja extra is not installed", exc_type=ImportError
