@@ -26,7 +26,7 @@ endif
 OBJECTS   = $(ENGINE:%.c=$(BUILD)/%.o)
 CHECKS    = $(patsubst tests/c/%.c,$(BUILD)/%,$(wildcard tests/c/check_*.c))
 
-.PHONY: help build test check-c tsan asan asan-c fuzz bench lint format wheel clean
+.PHONY: help build test check-c tsan asan asan-c bench lint format wheel clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
@@ -46,10 +46,6 @@ tsan: ## the thread pool's check under ThreadSanitizer
 
 asan-c: ## C checks under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(MAKE) BUILD=build/asan CFLAGS_EXTRA='$(SANITIZE_FLAGS)' check-c
-
-fuzz: ## a minute of each fuzzer of what reads model files; needs the fuzz extra
-	for target in gguf shards tokenizer; do \
-		PYTHONPATH=tests $(PYTHON) tests/fuzz/run.py $$target --seconds 60 || exit 1; done
 
 asan: asan-c ## and the Python tests that reach C
 	CC=$(CC) CFLAGS_EXTRA='$(SANITIZE_FLAGS)' LDFLAGS='$(SANITIZE_FLAGS)' $(PYTHON) setup.py -q build -b build/asan/setup --build-lib build/asan/site
