@@ -10,6 +10,8 @@ SANITIZE_FLAGS = -fsanitize=address,undefined -fno-sanitize-recover=undefined -f
 # What reaches C; the rest of the suite is Python alone.
 ASAN_TESTS ?= tests/unit tests/golden tests/attacks
 
+FUZZ_SECONDS ?= 60
+
 INCLUDES  = -Icengine/include -Icengine/kernels -Icengine/src -Icengine
 HEADERS   = $(wildcard cengine/*.h cengine/*/*.h tests/c/*.h)
 C_FILES   = $(wildcard cengine/*/*.c tests/c/*.c) $(HEADERS)
@@ -26,7 +28,7 @@ endif
 OBJECTS   = $(ENGINE:%.c=$(BUILD)/%.o)
 CHECKS    = $(patsubst tests/c/%.c,$(BUILD)/%,$(wildcard tests/c/check_*.c))
 
-.PHONY: help build test check-c tsan asan asan-c bench lint format wheel clean
+.PHONY: help build test check-c tsan asan asan-c fuzz bench lint format wheel clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
@@ -51,6 +53,12 @@ asan: asan-c ## and the Python tests that reach C
 	CC=$(CC) CFLAGS_EXTRA='$(SANITIZE_FLAGS)' LDFLAGS='$(SANITIZE_FLAGS)' $(PYTHON) setup.py -q build -b build/asan/setup --build-lib build/asan/site
 	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 PYTHONSAFEPATH=1 PYTHONPATH=build/asan/site PYTHONMALLOC=malloc \
 	    $(PYTHON) -m pytest -q -p no:cacheprovider $(ASAN_TESTS)
+
+fuzz: ## every fuzz target for FUZZ_SECONDS, one a core
+	@mkdir -p build
+	@ls tests/fuzz/corpus | xargs -P "$$(nproc)" -I TARGET sh -c '\
+	    $(PYTHON) tests/fuzz/libfuzzer.py TARGET -max_total_time=$(FUZZ_SECONDS) -artifact_prefix=build/ >build/fuzz-TARGET.log 2>&1 \
+	    || { cat build/fuzz-TARGET.log; exit 255; }; printf "%-16s" TARGET; grep "^Done" build/fuzz-TARGET.log'
 
 bench: ## the kernels' speed, then the engine's on the model that ships
 	$(MAKE) $(BUILD)/check_kernels

@@ -1,20 +1,11 @@
-"""Converting a checkpoint to one GGUF file.
-
-``python -m pymixtral.formats.convert SRC OUT --type q8_0``
-"""
+"""Converting a checkpoint to one GGUF file."""
 
 from __future__ import annotations
 
-import argparse
-import errno
-import hashlib
 import os
-import shutil
-import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -24,45 +15,23 @@ import numpy as np
 import numpy.typing as npt
 
 from . import names
-from .blocks import TYPES, TypeId, dequantize, quantize, row_bytes
+from .blocks import TypeId, row_bytes
 from .checkpoint import Checkpoint, open_checkpoint
 from .errors import FormatError
-from .gguf import MAGIC, ValueType, open_gguf
-from .gguf_writer import GGUFWriter
+from .gguf import MAGIC, ValueType
 from .hf_vocabulary import read_hf_vocabulary
-from .hparams import ARCHITECTURE, HParams, read_hparams
+from .hparams import ARCHITECTURE, HParams
 from .layouts import Source
 from .names import TensorRole
-from .vocabulary import Vocabulary, read_vocabulary
+from .output import check_room, free_bytes, job_name, writing_model
+from .quantize import Encoded, Encoder, encode_with_numpy
+from .recipes import RECIPES, Recipe
+from .vocabulary import Vocabulary
 
-Floats = npt.NDArray[np.float32]
-Encoder = Callable[[Floats], bytes]  # (rows, columns) to the bytes of that many rows
 Progress = Callable[[str, int, int], None]
 Metadata = Iterator[tuple[str, Any, ValueType]]
 
-# Name of a target to the type of its matrices, and general.file_type (llama_ftype of llama.cpp).
-TARGETS: dict[str, tuple[TypeId, int]] = {
-    "f32": (TypeId.F32, 0),
-    "f16": (TypeId.F16, 1),
-    "q8_0": (TypeId.Q8_0, 7),
-    "bf16": (TypeId.BF16, 32),
-}
-
-# How to encode each type; an engine's faster functions can take their places.
-ENCODERS: dict[TypeId, Encoder] = {
-    type_id: lambda values, type_id=type_id: quantize(values, type_id)  # type: ignore[misc]
-    for type_id, _ in TARGETS.values()
-}
-
 _QUANTIZATION_VERSION = 2  # of the block formats, GGML_QNT_VERSION
-
-# Small, and read by every token: they stay in float32.
-_KEPT_F32 = {
-    TensorRole.OUTPUT_NORM,
-    TensorRole.ATTN_NORM,
-    TensorRole.FFN_NORM,
-    TensorRole.FFN_GATE_INP,
-}
 
 # Tensors that may be in a checkpoint though they follow from the hyperparameters.
 _DERIVED_SUFFIX = ".rotary_emb.inv_freq"
@@ -110,8 +79,8 @@ class Conversion:
     Args:
         src: its folder, or a file of it.
         out: the GGUF file.
-        type: a key of `TARGETS`. Norms and routers stay F32. A matrix whose rows do not fill the
-            type's blocks becomes F16.
+        type: a key of `RECIPES`. Norms and routers become F32, for they are small and read by every
+            token.
         origin: of `checkpoint.ORIGINS`; None: found by content.
         name: for ``general.name``; the folder's name by default.
         license: an SPDX expression for ``general.license``.
@@ -137,9 +106,9 @@ class Conversion:
         name: str | None = None,
         license: str | None = None,
     ) -> None:
-        if type not in TARGETS:
-            raise ValueError(f"type {type!r} is none of {', '.join(TARGETS)}")
-        type_id, file_type = TARGETS[type]
+        if type not in RECIPES:
+            raise ValueError(f"type {type!r} is none of {', '.join(RECIPES)}")
+        recipe = RECIPES[type]
         self.out = Path(out)
         self._checkpoint = open_checkpoint(Path(src), origin)
         try:
@@ -147,11 +116,13 @@ class Conversion:
             _check_not_a_source(self.out, checkpoint)
             vocabulary, assumed = read_hf_vocabulary(checkpoint.folder, checkpoint.hparams.n_vocab)
             self.warnings = (*checkpoint.warnings, *assumed)
-            self.targets = list(_plan(checkpoint, type_id))
+            self.targets = list(_plan(checkpoint, recipe))
             _check_sources(checkpoint, self.targets)
             self._metadata = list(
                 chain(
-                    general_metadata(name or checkpoint.folder.resolve().name, license, file_type),
+                    general_metadata(
+                        name or checkpoint.folder.resolve().name, license, recipe.file_type
+                    ),
                     hparams_metadata(checkpoint.hparams),
                     vocabulary_metadata(vocabulary),
                 )
@@ -177,7 +148,7 @@ class Conversion:
     @property
     def n_free(self) -> int:
         """Bytes that the disk of `out` has left."""
-        return shutil.disk_usage(self.out.absolute().parent).free
+        return free_bytes(self.out)
 
     def run(
         self,
@@ -185,7 +156,7 @@ class Conversion:
         *,
         threads: int = 1,
         resume: bool = False,
-        encoders: Mapping[TypeId, Encoder] = ENCODERS,
+        encode: Encoder = encode_with_numpy,
     ) -> Summary:
         """Write the file. It is checked before it takes its place.
 
@@ -197,30 +168,31 @@ class Conversion:
             threads: that encode. The file's bytes do not depend on them.
             resume: go on from the last whole tensor of a run that was killed, and keep what there
                 is if this one is stopped.
-            encoders: for each type of `targets`.
+            encode: called from several threads at once. The default knows few types.
 
         Raises:
             FormatError: a weight cannot be encoded, or the result is not a valid model.
             OSError: a file cannot be read or written, or the disk lacks the room.
         """
         targets, done, total = self.targets, 0, self.n_bytes
-        with _writing(self.out, check=_check_result, job=self._job(), resume=resume) as writer:
+        job = job_name(self._checkpoint.tensors.paths, targets)
+        with writing_model(self.out, job, resume=resume) as writer:
             for key, value, kind in self._metadata:
                 writer.add(key, value, kind)
             for target in targets:
                 writer.declare(target.name, target.type_id, target.shape)
             n_resumed = writer.begin()
             done = sum(target.n_bytes for target in targets[:n_resumed])
-            self._check_room(total - done)
+            check_room(self.out, total - done, self.n_free)
             errors: dict[str, _Error] = {}
             with _Pipeline(threads) as pipeline:
                 jobs = chain.from_iterable(
-                    self._chunks(target, encoders) for target in targets[n_resumed:]
+                    self._chunks(target, encode) for target in targets[n_resumed:]
                 )
-                for name, encoded, error in pipeline.map(jobs):
-                    writer.write(name, encoded)
-                    errors.setdefault(name, _Error()).add(error)
-                    done += len(encoded)
+                for name, encoded in pipeline.map(jobs):
+                    writer.write(name, encoded.data)
+                    errors.setdefault(name, _Error()).add(encoded)
+                    done += len(encoded.data)
                     if progress is not None:
                         progress(name, done, total)
         return Summary(
@@ -231,7 +203,7 @@ class Conversion:
             errors={name: error.relative for name, error in errors.items() if error.noise},
         )
 
-    def _chunks(self, target: Target, encoders: Mapping[TypeId, Encoder]) -> Iterator[_Job]:
+    def _chunks(self, target: Target, encode: Encoder) -> Iterator[_Job]:
         """The work of a tensor, in the order of its bytes."""
         tensors = self._checkpoint.tensors
         for part in target.parts:
@@ -239,26 +211,11 @@ class Conversion:
             rows = stored.reshape(-1, stored.shape[-1])
             n = max(1, CHUNK_VALUES // rows.shape[1])
             for start in range(0, len(rows), n):
-                yield _Job(target, part, self, rows[start : start + n], type_id, encoders)
+                yield _Job(target, part, self, rows[start : start + n], type_id, encode)
             tensors.release(part.name)
 
     def error(self, part: Source, target: Target, what: object) -> FormatError:
         return self._checkpoint.tensors.error(part.name, f"{what} (wanted {target.type_id.name})")
-
-    def _check_room(self, n_bytes: int) -> None:
-        if n_bytes > self.n_free:
-            what = f"needs {n_bytes:,} bytes, {self.n_free:,} are free; the disk is too full"
-            raise OSError(errno.ENOSPC, what, os.fspath(self.out))
-
-    def _job(self) -> str:
-        """A digest of input and options, by the files' sizes and times."""
-        digest = hashlib.sha256()
-        for path in self._checkpoint.tensors.paths:
-            status = path.stat()
-            digest.update(f"{path.name}:{status.st_size}:{status.st_mtime_ns}\n".encode())
-        for target in self.targets:
-            digest.update(f"{target}\n".encode())
-        return digest.hexdigest()
 
 
 def convert(
@@ -284,24 +241,20 @@ class _Job:
     conversion: Conversion
     rows: npt.NDArray[Any]  # as stored
     type_id: TypeId
-    encoders: Mapping[TypeId, Encoder]
+    encode: Encoder
 
-    def run(self) -> tuple[str, bytes, tuple[float, float]]:
-        """The tensor's name, the rows' bytes, and the squares' sums of values and of errors."""
+    def run(self) -> tuple[str, Encoded]:
+        """The tensor's name, and the rows in its type."""
         wanted = self.target.type_id
         stored = np.ascontiguousarray(self.rows)
+        data = stored.data.cast("B")
         if self.type_id == wanted:
-            return self.target.name, stored.tobytes(), (0.0, 0.0)
-        values = dequantize(stored.data, self.type_id, stored.shape)
+            return self.target.name, Encoded(data, 0, 0)
         try:
-            encoded = self.encoders[wanted](values)
-        except FormatError:
-            raise
+            encoded = self.encode(data, self.type_id, wanted, stored.shape[-1], None)
         except ValueError as error:
             raise self.conversion.error(self.part, self.target, error) from None
-        with np.errstate(invalid="ignore", over="ignore"):
-            errors = values - dequantize(encoded, wanted, values.shape)
-            return self.target.name, encoded, (_square_sum(values), _square_sum(errors))
+        return self.target.name, encoded
 
 
 class _Pipeline:
@@ -317,8 +270,8 @@ class _Pipeline:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def map(self, jobs: Iterator[_Job]) -> Iterator[tuple[str, bytes, tuple[float, float]]]:
-        ahead: deque[Future[tuple[str, bytes, tuple[float, float]]]] = deque()
+    def map(self, jobs: Iterator[_Job]) -> Iterator[tuple[str, Encoded]]:
+        ahead: deque[Future[tuple[str, Encoded]]] = deque()
         for job in jobs:
             ahead.append(self._pool.submit(job.run))
             if len(ahead) > self._threads:
@@ -334,33 +287,16 @@ class _Error:
     signal: float = 0.0
     noise: float = 0.0
 
-    def add(self, sums: tuple[float, float]) -> None:
-        self.signal += sums[0]
-        self.noise += sums[1]
+    def add(self, encoded: Encoded) -> None:
+        self.signal += encoded.square
+        self.noise += encoded.error
 
     @property
     def relative(self) -> float:
         return float(np.sqrt(self.noise / self.signal)) if self.signal else np.inf
 
 
-def _square_sum(values: Floats) -> float:
-    flat = values.ravel()
-    return float(np.dot(flat, flat))
-
-
-@contextmanager
-def _writing(out: Path, **options: Any) -> Iterator[GGUFWriter]:
-    """A writer whose errors name the file."""
-    try:
-        with GGUFWriter(out, **options) as writer:
-            yield writer
-    except OSError as error:
-        if error.filename is None:
-            error.filename = os.fspath(out)
-        raise
-
-
-def _plan(checkpoint: Checkpoint, type_id: TypeId) -> Iterator[Target]:
+def _plan(checkpoint: Checkpoint, recipe: Recipe) -> Iterator[Target]:
     """The tensors to write, in the file's order."""
     for name, shape in checkpoint.hparams.tensor_shapes():
         parsed = names.parse_name(name)
@@ -368,13 +304,8 @@ def _plan(checkpoint: Checkpoint, type_id: TypeId) -> Iterator[Target]:
             raise ValueError(f"{name} is not in the table of names")
         role, layer = parsed
         parts = list(checkpoint.layout.sources(role, layer, shape, checkpoint.hparams))
-        yield Target(name, _type_for(role, shape, type_id), shape, parts)
-
-
-def _type_for(role: TensorRole, shape: tuple[int, ...], wanted: TypeId) -> TypeId:
-    if role in _KEPT_F32:
-        return TypeId.F32
-    return TypeId.F16 if shape[-1] % TYPES[wanted].block_size else wanted
+        kind = recipe.type_of(name, shape, checkpoint.hparams)
+        yield Target(name, TypeId.F32 if kind is None else kind, shape, parts)
 
 
 def _check_sources(checkpoint: Checkpoint, targets: list[Target]) -> None:
@@ -400,12 +331,6 @@ def _check_not_a_source(out: Path, checkpoint: Checkpoint) -> None:
         is_gguf = file.read(len(MAGIC)) == MAGIC
     if not is_gguf and any(out.samefile(f) for f in checkpoint.folder.iterdir() if f.exists()):
         raise FormatError(out, "file", "is a source of this conversion; write elsewhere")
-
-
-def _check_result(path: Path) -> None:
-    with open_gguf(path) as gguf:
-        read_hparams(gguf)
-        read_vocabulary(gguf)
 
 
 def general_metadata(name: str, license: str | None, file_type: int) -> Metadata:
@@ -461,26 +386,3 @@ def vocabulary_metadata(vocabulary: Vocabulary) -> Metadata:
     yield "tokenizer.ggml.add_space_prefix", vocabulary.add_space_prefix, ValueType.BOOL
     if vocabulary.chat_template is not None:
         yield "tokenizer.chat_template", vocabulary.chat_template, ValueType.STRING
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m pymixtral.formats.convert",
-        description="Convert a checkpoint of a Mixtral, Mistral or Llama to GGUF.",
-    )
-    parser.add_argument("src", type=Path, help="folder with config, weights and tokenizer")
-    parser.add_argument("out", type=Path, help="GGUF file to write")
-    parser.add_argument("--type", choices=TARGETS, default="q8_0", help="default: %(default)s")
-    parser.add_argument("--name", help="general.name; default: the folder's name")
-    parser.add_argument("--license", help="general.license, as an SPDX expression")
-    options = parser.parse_args(arguments)
-    try:
-        convert(options.src, options.out, options.type, name=options.name, license=options.license)
-    except (FormatError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

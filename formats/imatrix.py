@@ -1,28 +1,58 @@
-"""Reading importance matrices: how much an error in each column of a matrix matters.
+"""Importance matrices: how much an error in each column of a matrix matters.
 
 It is the mean square of the matrix's inputs over a calibration text, for each expert on its own.
 Two layouts of llama.cpp's `imatrix` tool are read: the GGUF file (tensors ``NAME.in_sum2`` and
-``NAME.counts``) and the older ``.dat``.
+``NAME.counts``) and the older ``.dat``. The GGUF one is written.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from .blocks import TypeId
 from .errors import FormatError
-from .gguf import MAGIC, MAX_TENSOR_NAME_BYTES, MAX_TENSORS, GGUFFile, open_gguf
+from .gguf import MAGIC, MAX_TENSOR_NAME_BYTES, MAX_TENSORS, GGUFFile, ValueType, open_gguf
+from .gguf_writer import GGUFWriter
 
 Floats = npt.NDArray[np.float32]
 
 _SUMS, _COUNTS = ".in_sum2", ".counts"
+_SOURCE_KEY = "pymixtral.imatrix.source"
+
+
+class TensorSums(NamedTuple):
+    """Of one tensor, what the rows that went into its matrices add up to."""
+
+    squares: Floats  # (n_matrices, n_cols); n_matrices is the number of experts, or 1
+    counts: Floats  # (n_matrices, 1), how many rows
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What a calibration text has shown, as the GGUF layout keeps it.
+
+    Attributes:
+        tensors: sums by tensor name.
+        datasets: names of the texts.
+        n_chunks: chunks of text that are summed up.
+        chunk_size: tokens of each.
+        source: names model and text, so that only the same calibration is gone on with; empty in
+            files of other programs.
+    """
+
+    tensors: dict[str, TensorSums] = field(default_factory=dict)
+    datasets: list[str] = field(default_factory=list)
+    n_chunks: int = 0
+    chunk_size: int = 0
+    source: str = ""
 
 
 @dataclass(slots=True)
@@ -31,17 +61,26 @@ class ImportanceMatrix:
 
     Attributes:
         columns: (n_matrices, n_cols) each, of mean 1; n_matrices is the number of experts, or 1.
-        unseen: "NAME, expert E" of the matrices that the calibration text never used; they have the
-            mean of the tensor's others.
+        unseen: "NAME, expert E" of the matrices that the calibration text never used, which have
+            the mean of the tensor's others; "NAME" where it used none, and `columns` has nothing.
     """
 
     columns: dict[str, Floats] = field(default_factory=dict)
     unseen: list[str] = field(default_factory=list)
 
+    def digest(self) -> str:
+        """Of all values, in hexadecimal."""
+        digest = hashlib.sha256()
+        for name, columns in sorted(self.columns.items()):
+            digest.update(f"{name} {columns.shape}\n".encode(errors="surrogateescape"))
+            digest.update(columns.tobytes())
+        return digest.hexdigest()
+
     def _add(self, name: str, sums: npt.NDArray[Any], counts: npt.NDArray[Any]) -> None:
         """sums: (n_matrices, n_cols); counts: (n_matrices, 1), how many rows were summed."""
         seen = (counts[:, 0] > 0) & (sums.sum(axis=1) > 0)
         if not seen.any():
+            self.unseen.append(name)
             return
         mean_squares = sums / np.where(seen, counts[:, 0], 1)[:, None]
         for expert in np.flatnonzero(~seen):
@@ -69,25 +108,79 @@ def read_imatrix(path: str | os.PathLike[str], n_experts: int = 0) -> Importance
         return _read_gguf(gguf)
 
 
+def read_calibration(path: str | os.PathLike[str]) -> Calibration:
+    """Read the sums of an importance matrix in the GGUF layout.
+
+    Raises:
+        FormatError: the file is malformed.
+        OSError: it cannot be read.
+    """
+    with open_gguf(path) as gguf:
+        tensors = dict(_gguf_sums(gguf))
+
+        def value(key: str, kind: type, default: Any) -> Any:
+            found = gguf.metadata.get(key, default)
+            if not isinstance(found, kind):
+                raise gguf.error(key, f"is {found!r:.40}, must be of type {kind.__name__}")
+            return found
+
+        return Calibration(
+            tensors,
+            datasets=value("imatrix.datasets", list, []),
+            n_chunks=value("imatrix.chunk_count", int, 0),
+            chunk_size=value("imatrix.chunk_size", int, 0),
+            source=value(_SOURCE_KEY, str, ""),
+        )
+
+
+def write_calibration(path: str | os.PathLike[str], calibration: Calibration) -> None:
+    """Write the GGUF layout. `path` holds its old file, or the whole new one, whatever happens.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with GGUFWriter(path) as writer:
+        writer.add("general.type", "imatrix", ValueType.STRING)
+        writer.add("imatrix.datasets", calibration.datasets, ValueType.ARRAY)
+        writer.add("imatrix.chunk_count", calibration.n_chunks, ValueType.UINT32)
+        writer.add("imatrix.chunk_size", calibration.chunk_size, ValueType.UINT32)
+        writer.add(_SOURCE_KEY, calibration.source, ValueType.STRING)
+        parts = [
+            (name + suffix, array.astype("<f4"))
+            for name, sums in calibration.tensors.items()
+            for suffix, array in zip((_SUMS, _COUNTS), sums, strict=True)
+        ]
+        for name, array in parts:
+            writer.declare(name, TypeId.F32, array.shape)
+        for name, array in parts:
+            writer.write(name, array.tobytes())
+
+
 def _read_gguf(gguf: GGUFFile) -> ImportanceMatrix:
     result = ImportanceMatrix()
+    for name, (squares, counts) in _gguf_sums(gguf):
+        result._add(name, squares.astype(np.float64), counts.astype(np.float64))
+    return result
+
+
+def _gguf_sums(gguf: GGUFFile) -> Iterator[tuple[str, TensorSums]]:
+    found = False
     for name, info in gguf.tensors.items():
         if not name.endswith(_SUMS):
             continue
+        found = True
         tensor = name.removesuffix(_SUMS)
         counts = gguf.tensors.get(tensor + _COUNTS)
-        n_cols = info.shape[-1]
         if counts is None or info.type != TypeId.F32 or counts.type != TypeId.F32:
             raise FormatError(gguf.path, name, f"needs {tensor}{_COUNTS} beside it, both F32")
-        sums = gguf.array(name).reshape(-1, n_cols).astype(np.float64)
-        n = gguf.array(counts.name).reshape(-1, 1).astype(np.float64)
+        sums = gguf.array(name).reshape(-1, info.shape[-1])
+        n = gguf.array(counts.name).reshape(-1, 1)
         if len(n) != len(sums):
             raise FormatError(gguf.path, name, f"has {len(sums)} matrices, but {len(n)} counts")
         _check_values(gguf.path, name, sums, n)
-        result._add(tensor, sums, n)
-    if not result.columns:
+        yield tensor, TensorSums(sums, n)
+    if not found:
         raise FormatError(gguf.path, "tensors", "hold no importance matrix")
-    return result
 
 
 def _read_dat(path: Path, n_experts: int) -> ImportanceMatrix:

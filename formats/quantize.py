@@ -17,14 +17,14 @@ import numpy.typing as npt
 
 from .blocks import TYPES, TypeId, dequantize, quantize, row_bytes
 from .errors import FormatError
-from .gguf import GGUFFile, TensorInfo, ValueType, open_gguf
+from .gguf import GGUFFile, TensorInfo, ValueType
 from .gguf_shards import open_model_file
 from .gguf_writer import GGUFWriter
 from .hparams import HParams, read_hparams
 from .imatrix import ImportanceMatrix
 from .names import expert_of, merged_name
+from .output import check_room, free_bytes, job_name, writing_model
 from .recipes import FLOAT_TYPES, Recipe
-from .vocabulary import read_vocabulary
 
 Floats = npt.NDArray[np.float32]
 Progress = Callable[[int, int], None]
@@ -65,8 +65,9 @@ def encode_with_numpy(
     values = dequantize(data, source, (n_rows, n_cols))
     encoded = quantize(values, target)
     exact = values.astype(np.float64)
-    error = exact - dequantize(encoded, target, values.shape)
-    return Encoded(encoded, float((error**2).sum()), float((exact**2).sum()))
+    with np.errstate(invalid="ignore"):  # float types may hold what is no number
+        error = exact - dequantize(encoded, target, values.shape)
+        return Encoded(encoded, float((error**2).sum()), float((exact**2).sum()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,14 @@ class TensorResult:
     relative_error: float
 
 
+class QuantizeSummary(NamedTuple):
+    """What `quantize_gguf` did: the tensors that this run did not just copy, and how many it took
+    over from an earlier one."""
+
+    tensors: list[TensorResult]
+    n_resumed: int
+
+
 def plan(
     gguf: GGUFFile, hparams: HParams, recipe: Recipe, *, allow_requantize: bool = False
 ) -> list[PlannedTensor]:
@@ -128,22 +137,23 @@ def quantize_gguf(
     *,
     imatrix: ImportanceMatrix | None = None,
     allow_requantize: bool = False,
+    resume: bool = False,
     progress: Progress | None = None,
-) -> list[TensorResult]:
+) -> QuantizeSummary:
     """Write the model in `src` to `out` with the types of `recipe`.
 
     The same arguments give the same bytes. `out` holds its old file, or the whole new one, whatever
     happens.
 
     Args:
+        resume: go on from the last whole tensor of a run that was killed, and keep what there is if
+            this one is stopped.
         progress: called with the bytes of the source that are done, and of all.
-
-    Returns: the tensors that were not copied.
 
     Raises:
         FormatError: the source is malformed, is `out` itself, is quantized already, or has a value
             that the type cannot hold; or `imatrix` does not fit the model.
-        OSError: a file cannot be read or written.
+        OSError: a file cannot be read or written, or the disk lacks the room.
     """
     src, out = Path(src), Path(out)
     with open_model_file(src) as gguf:
@@ -152,13 +162,17 @@ def quantize_gguf(
         hparams = read_hparams(gguf)
         planned = plan(gguf, hparams, recipe, allow_requantize=allow_requantize)
         total = sum(tensor.source.n_bytes for tensor in planned)
-        done = 0
         results = []
-        with GGUFWriter(out, check=_check_result) as writer:
+        job = job_name([src], [*planned, recipe.file_type, imatrix and imatrix.digest()])
+        with writing_model(out, job, resume=resume) as writer:
             _copy_metadata(writer, gguf, recipe)
             for tensor in planned:
                 writer.declare(tensor.source.name, tensor.type, tensor.source.shape)
-            for tensor in planned:
+            n_resumed = writer.begin()
+            left = planned[n_resumed:]
+            check_room(out, sum(tensor.n_bytes for tensor in left), free_bytes(out))
+            done = total - sum(tensor.source.n_bytes for tensor in left)
+            for tensor in left:
                 error = square = 0.0
                 for piece in _slices(gguf, tensor, imatrix):
                     encoded = _encode(gguf, tensor, piece, encode)
@@ -167,9 +181,10 @@ def quantize_gguf(
                     done += piece.data.nbytes
                     if progress is not None:
                         progress(done, total)
+                gguf.release(tensor.source.name)
                 if not tensor.is_copied:
                     results.append(_result(tensor, error, square))
-    return results
+    return QuantizeSummary(results, n_resumed)
 
 
 class _Slice(NamedTuple):
@@ -228,9 +243,3 @@ def _copy_metadata(writer: GGUFWriter, gguf: GGUFFile, recipe: Recipe) -> None:
             writer.add(key, value, gguf.types[key])
     writer.add("general.file_type", recipe.file_type, ValueType.UINT32)
     writer.add("general.quantization_version", _QUANTIZATION_VERSION, ValueType.UINT32)
-
-
-def _check_result(path: Path) -> None:
-    with open_gguf(path) as gguf:
-        read_hparams(gguf)
-        read_vocabulary(gguf)

@@ -79,7 +79,11 @@ def _read_ranks(path: Path, merges: object, pieces: set[str]) -> dict[str, int]:
     last = None
     for i, merge in enumerate(merges):
         pair = merge.split(" ") if isinstance(merge, str) else merge
-        if not (isinstance(pair, list) and len(pair) == 2 and all(part in pieces for part in pair)):
+        if not (
+            isinstance(pair, list)
+            and len(pair) == 2
+            and all(isinstance(part, str) and part in pieces for part in pair)
+        ):
             raise FormatError(path, f"model.merges[{i}]", "must be two pieces of the vocabulary")
         made = pair[0] + pair[1]
         if made not in pieces or (made in ranks and made != last):
@@ -96,7 +100,9 @@ def _special_tokens(added: object) -> set[str]:
     return {
         token["content"]
         for token in tokens
-        if isinstance(token, dict) and token.get("special") is True and "content" in token
+        if isinstance(token, dict)
+        and token.get("special") is True
+        and isinstance(token.get("content"), str)
     }
 
 

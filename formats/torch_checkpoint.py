@@ -53,7 +53,8 @@ class TorchFile:
                 )
             self._entries = read_directory(self._file)
             self._folder = self._find_folder()
-            self.tensors = read_torch_pickle(self.path, self._read_small(_PICKLE_NAME))
+            pickle = self._read_small(_PICKLE_NAME)
+            self.tensors = read_torch_pickle(self.path, pickle, len(self._entries))
             self._check_byte_order()
             for name, tensor in self.tensors.items():
                 self._check_storage(name, tensor)

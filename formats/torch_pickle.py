@@ -17,9 +17,12 @@ from typing import Any
 from .bounded import INT64_MAX, Cursor, checked_product
 from .errors import FormatError
 
-# Bounds of ours: a Mixtral of 56 layers in one file takes 64,000 opcodes.
+# Bounds of ours. A tensor takes 35 opcodes, and has a storage of its own but for views; so a short
+# archive has a short pickle, which keeps a hostile one cheap to refuse.
 MAX_PICKLE_BYTES = 8 << 20
 MAX_OPCODES = 1 << 17
+_OPCODES_OF_ANY = 1 << 14
+_OPCODES_OF_STORAGE = 64
 MAX_DEPTH = 1 << 12  # of the stack
 MAX_TEXT_BYTES = 1 << 12
 MAX_DIMS = 8
@@ -70,8 +73,11 @@ class _Global:
 _MARK = object()
 
 
-def read_torch_pickle(path: Path, data: memoryview) -> dict[str, TorchTensor]:
+def read_torch_pickle(path: Path, data: memoryview, n_storages: int) -> dict[str, TorchTensor]:
     """The tensors of the dict that `data`, an archive's data.pkl, describes.
+
+    Args:
+        n_storages: of the archive.
 
     Raises:
         FormatError: the pickle is malformed, or does anything else than to describe tensors.
@@ -79,7 +85,8 @@ def read_torch_pickle(path: Path, data: memoryview) -> dict[str, TorchTensor]:
     """
     if len(data) > MAX_PICKLE_BYTES:
         raise FormatError(path, "data.pkl", f"is longer than {MAX_PICKLE_BYTES} bytes")
-    found = _Machine(path, data).run()
+    max_opcodes = min(_OPCODES_OF_ANY + _OPCODES_OF_STORAGE * n_storages, MAX_OPCODES)
+    found = _Machine(path, data).run(max_opcodes)
     if not isinstance(found, dict):
         raise FormatError(path, "data.pkl", "does not hold a dict of tensors")
     for name, value in found.items():
@@ -97,8 +104,8 @@ class _Machine:
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
 
-    def run(self) -> Any:
-        for _ in range(MAX_OPCODES):
+    def run(self, max_opcodes: int) -> Any:
+        for _ in range(max_opcodes):
             self._start = self._cursor.pos
             code = self._cursor.take(1, "data.pkl")[0]
             if code == _STOP:
@@ -108,7 +115,7 @@ class _Machine:
             _BY_CODE[code](self)
             if len(self._stack) > MAX_DEPTH:
                 raise self._error(f"more than {MAX_DEPTH} values are stacked")
-        raise self._error(f"has more than {MAX_OPCODES} opcodes")
+        raise self._error(f"has more than {max_opcodes} opcodes")
 
     def _error(self, what: str) -> FormatError:
         return self._cursor.error("data.pkl", what, self._start)

@@ -15,20 +15,22 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from pymixtral.batch import Request as Request
+    from pymixtral.completion import Completion as Completion
+    from pymixtral.completion import CompletionStream as CompletionStream
+    from pymixtral.completion import Usage as Usage
     from pymixtral.engine import Phase as Phase
     from pymixtral.errors import PymixtralError as PymixtralError
     from pymixtral.formats import FormatError as FormatError
     from pymixtral.llm import LLM as LLM
-    from pymixtral.llm import Completion as Completion
-    from pymixtral.llm import CompletionStream as CompletionStream
-    from pymixtral.llm import Usage as Usage
     from pymixtral.sampling import SamplingParams as SamplingParams
 
 _HOMES = {
     "LLM": "pymixtral.llm",
-    "Completion": "pymixtral.llm",
-    "CompletionStream": "pymixtral.llm",
-    "Usage": "pymixtral.llm",
+    "Completion": "pymixtral.completion",
+    "CompletionStream": "pymixtral.completion",
+    "Usage": "pymixtral.completion",
+    "Request": "pymixtral.batch",
     "SamplingParams": "pymixtral.sampling",
     "Phase": "pymixtral.engine",
     "PymixtralError": "pymixtral.errors",

@@ -6,6 +6,9 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pymixtral.engine import Logits, Phase, Session
 from pymixtral.errors import ContextError, ParameterError
 from pymixtral.sampling import Sampled, Sampler, SamplingParams, StopMatcher
@@ -91,6 +94,7 @@ class Generation:
         finish_reason: "stop" (EOS, a stop id or a stop text), "length" (max_tokens is reached, or
             the context full), None while it runs.
         n_cached: prompt tokens that did not have to be evaluated.
+        history: ids of the prompt and of the answer so far.
         prompt_seconds, generation_seconds: time spent in evaluation and sampling.
 
     Raises:
@@ -117,7 +121,7 @@ class Generation:
         self.finish_reason: FinishReason | None = None
         self.prompt_seconds = 0.0
         self.generation_seconds = 0.0
-        self._history = list(prompt_ids)
+        self.history = list(prompt_ids)
         self._max_tokens = min(params.max_tokens or n_ctx, n_ctx - self.n_prompt)
         self._sampler = Sampler(params, tokenizer.n_vocab)
         self._detokenizer = Detokenizer(tokenizer, strip_leading_space)
@@ -131,22 +135,44 @@ class Generation:
             timeline: where to evaluate; what it has in common with the prompt is kept.
         """
         logits = self._read_prompt(timeline)
-        while self.finish_reason is None:
-            sampled = self._sample(logits)
-            if sampled.id in self._stop_ids:
-                self.finish_reason = "stop"
-                break
-            yield from self._accept(sampled)
-            if self.finish_reason is None:
-                logits = self._read_token(timeline, sampled.id)
-        yield from self._emit(self._detokenizer.flush())
-        yield from self._show(self._matcher.flush())
+        while True:
+            if piece := self.advance(logits[0]):
+                yield piece
+            if self.finish_reason is not None:
+                return
+            logits = self._read_token(timeline, self.token_ids[-1])
+
+    def advance(self, logits: NDArray[np.float32]) -> str:
+        """Choose the next token.
+
+        Args:
+            logits: (n_vocab,), those after `history`.
+
+        Returns: the text that it completes, and, if it ends the answer, what was held back.
+        """
+        start = time.perf_counter()
+        sampled = self._sampler.sample(logits, self.history)
+        self.generation_seconds += time.perf_counter() - start
+        if sampled.id in self._stop_ids:
+            self.finish_reason = "stop"
+            piece = ""
+        else:
+            piece = self._accept(sampled)
+        if self.finish_reason is not None:
+            piece += self._matched(self._detokenizer.flush()) + self._matcher.flush()
+        self.text += piece
+        return piece
+
+    @property
+    def sampler_state(self) -> int:
+        """The seed with which another answer's random stream goes on from here."""
+        return self._sampler.state()
 
     def _read_prompt(self, timeline: Timeline) -> Logits:
         start = time.perf_counter()
-        self.n_cached = timeline.common_prefix(self._history)
+        self.n_cached = timeline.common_prefix(self.history)
         timeline.rewind(self.n_cached)
-        logits = timeline.eval(self._history[self.n_cached :], Phase.PROMPT)
+        logits = timeline.eval(self.history[self.n_cached :], Phase.PROMPT)
         self.prompt_seconds = time.perf_counter() - start
         return logits
 
@@ -156,28 +182,17 @@ class Generation:
         self.generation_seconds += time.perf_counter() - start
         return logits
 
-    def _sample(self, logits: Logits) -> Sampled:
-        start = time.perf_counter()
-        sampled = self._sampler.sample(logits[0], self._history)
-        self.generation_seconds += time.perf_counter() - start
-        return sampled
-
-    def _accept(self, sampled: Sampled) -> Iterator[str]:
+    def _accept(self, sampled: Sampled) -> str:
         self.token_ids.append(sampled.id)
         self.sampled.append(sampled)
-        self._history.append(sampled.id)
+        self.history.append(sampled.id)
         if len(self.token_ids) >= self._max_tokens:
             self.finish_reason = "length"
-        yield from self._emit(self._detokenizer.push(sampled.id))
+        return self._matched(self._detokenizer.push(sampled.id))
 
-    def _emit(self, text: str) -> Iterator[str]:
-        """Shows what the stop texts allow; a stop text overrules the length."""
+    def _matched(self, text: str) -> str:
+        """What the stop texts let through; a stop text overrules the length."""
         text, stopped = self._matcher.push(text)
         if stopped:
             self.finish_reason = "stop"
-        yield from self._show(text)
-
-    def _show(self, text: str) -> Iterator[str]:
-        if text:
-            self.text += text
-            yield text
+        return text

@@ -4,149 +4,31 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import cached_property
 from types import TracebackType
 from typing import Any, Literal, Self, overload
 
 import numpy as np
 
+from pymixtral.batch import Request, generate_together
 from pymixtral.chat import (
     Conversation,
     Recognition,
-    ToolCall,
     encode_chat,
     make_template,
-    parse_tool_calls,
     recognise_template,
 )
+from pymixtral.completion import Completion, CompletionStream, completion_of
 from pymixtral.engine import Engine, EngineOptions, Logits, Phase, Session
-from pymixtral.errors import ChatError, ContextError
-from pymixtral.generate import FinishReason, Generation, Timeline
+from pymixtral.errors import ChatError, ContextError, ParameterError, PymixtralError
+from pymixtral.generate import Generation, Timeline
 from pymixtral.loader import ModelFile, create_engine, open_model
 from pymixtral.memory import MemoryNeed
 from pymixtral.sampling import SamplingParams
 from pymixtral.tokenizer import Tokenizer
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What a request took.
-
-    Attributes:
-        prompt_tokens: tokens of the prompt, of which `cached_tokens` were known from an earlier
-            request and not evaluated again.
-        completion_tokens: tokens generated.
-        prompt_seconds, generation_seconds: time spent on either.
-    """
-
-    prompt_tokens: int
-    cached_tokens: int
-    completion_tokens: int
-    prompt_seconds: float
-    generation_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class TokenLogprob:
-    """A generated token's log-probability, and the most likely tokens at its place.
-
-    They are of the model's own distribution, before penalties and temperature.
-    """
-
-    token_id: int
-    logprob: float
-    top: list[tuple[int, float]]
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """An answer.
-
-    Attributes:
-        text: without the stop text that ended it, if one did.
-        token_ids: without the EOS or stop id that ended it, if one did.
-        finish_reason: "stop", or "length" where max_tokens or the context ended it.
-        usage: token counts and times.
-        logprobs: one entry for each of token_ids, where `SamplingParams.logprobs` asked for them.
-        tool_calls: the calls that the answer asks for, else None. Their JSON is in `text`, too, and
-            stays there alone where it is malformed or cut short.
-    """
-
-    text: str
-    token_ids: list[int]
-    finish_reason: FinishReason
-    usage: Usage
-    logprobs: list[TokenLogprob] | None
-    tool_calls: list[ToolCall] | None
-
-
-class CompletionStream(Iterator[str]):
-    """An answer's pieces of text as they come; afterwards `completion` is the whole."""
-
-    def __init__(
-        self, generation: Generation, pieces: Generator[str, None, None], tokenizer: Tokenizer
-    ) -> None:
-        self._generation = generation
-        self._pieces = pieces
-        self._tokenizer = tokenizer
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> str:
-        return next(self._pieces)
-
-    def close(self) -> None:
-        """End the answer here, and give its session back."""
-        self._pieces.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
-
-    @property
-    def token_ids(self) -> list[int]:
-        """Ids generated so far."""
-        return list(self._generation.token_ids)
-
-    @property
-    def completion(self) -> Completion:
-        """The answer so far as one object; `finish_reason` is "length" if it was cut short."""
-        generation = self._generation
-        return Completion(
-            text=generation.text,
-            token_ids=list(generation.token_ids),
-            finish_reason=generation.finish_reason or "length",
-            usage=Usage(
-                prompt_tokens=generation.n_prompt,
-                cached_tokens=generation.n_cached,
-                completion_tokens=len(generation.token_ids),
-                prompt_seconds=generation.prompt_seconds,
-                generation_seconds=generation.generation_seconds,
-            ),
-            logprobs=_logprobs(generation),
-            tool_calls=_tool_calls(generation, self._tokenizer),
-        )
-
-
-def _logprobs(generation: Generation) -> list[TokenLogprob] | None:
-    found = [
-        TokenLogprob(sampled.id, sampled.logprob, sampled.top_logprobs)
-        for sampled in generation.sampled
-        if sampled.logprob is not None and sampled.top_logprobs is not None
-    ]
-    return found if generation.params.logprobs is not None else None
-
-
-def _tool_calls(generation: Generation, tokenizer: Tokenizer) -> list[ToolCall] | None:
-    try:
-        return parse_tool_calls(tokenizer, generation.token_ids) or None
-    except ChatError:
-        return None
 
 
 class LLM:
@@ -172,6 +54,7 @@ class LLM:
         check_memory: refuse a model that does not fit the memory that is available.
         chat_template: the chat template, a key of `pymixtral.chat.TEMPLATES`; default: the one that
             is recognised.
+        parallel: prompts that `generate_many` answers at a time; each takes a KV cache.
 
     Attributes:
         chat_template: its version, and how it was recognised. Without a version, `generate` works
@@ -197,25 +80,31 @@ class LLM:
         reproducible: bool = False,
         check_memory: bool = True,
         chat_template: str | None = None,
+        parallel: int = 1,
     ) -> None:
+        if parallel < 1:
+            raise ParameterError(f"parallel must be 1 or more, not {parallel}")
         options = EngineOptions(threads=threads, batch_rows=batch_rows, tier=tier)
         self._file = open_model(model, use_mmap=use_mmap)
         try:
             self.n_ctx = self._file.choose_n_ctx(n_ctx)
             self.tokenizer = Tokenizer(self._file.vocabulary)
             self.chat_template = self._choose_template(chat_template)
-            self._end_ids = self._find_end_ids()
-            self.memory_need: MemoryNeed = self._file.memory_need(self.n_ctx, kv_type, options)
+            self.memory_need: MemoryNeed = self._file.memory_need(
+                self.n_ctx, kv_type, options, parallel
+            )
             self.engine: Engine = create_engine(
                 self._file,
                 n_ctx=self.n_ctx,
                 kv_type=kv_type,
                 options=options,
+                n_sessions=parallel,
                 check_memory=check_memory,
             )
         except BaseException:
             self._file.gguf.close()
             raise
+        self.parallel = parallel
         self._kv_type = kv_type
         self._reproducible = reproducible
         self._lock = threading.Lock()
@@ -311,9 +200,7 @@ class LLM:
             ParameterError: a parameter does not fit the vocabulary.
             EngineError: the model gave logits that are no numbers.
         """
-        add_bos = self._file.vocabulary.add_bos
-        ids = self.tokenize(prompt, add_bos) if isinstance(prompt, str) else list(prompt)
-        return self._answer(ids, params, stream, strip_leading_space=False)
+        return self._answer(self._prompt_ids(prompt), params, stream, strip_leading_space=False)
 
     @overload
     def chat(
@@ -382,6 +269,34 @@ class LLM:
         """Like `chat`, for a conversation that is encoded already."""
         return self._answer(list(chat_ids), params, stream, strip_leading_space=True)
 
+    def generate_many(
+        self, requests: Iterable[str | Request], params: SamplingParams | None = None
+    ) -> Iterator[tuple[int, Completion | PymixtralError]]:
+        """Answer many prompts, `parallel` of them at a time.
+
+        They are decoded together, which reads the weights once for all, and each answer is the one
+        that its prompt would get alone. One that fails does not disturb the others.
+
+        Args:
+            requests: texts to continue, or `Request`s; taken as there is room for them.
+            params: for the requests that bring none; default `SamplingParams()`.
+
+        Yields:
+            A request's place in `requests`, and its answer or what was wrong with it, in the order
+            in which they end: `dict(llm.generate_many(...))` finds them by place.
+        """
+        sessions = [self.new_session() for _ in range(self.parallel)]
+        try:
+            begun = (self._begin(request, params) for request in requests)
+            for place, ended in generate_together(self.engine, sessions, begun):
+                if isinstance(ended, Generation):
+                    yield place, completion_of(ended, self.tokenizer)
+                else:
+                    yield place, ended
+        finally:
+            for session in sessions:
+                session.close()
+
     def logits(self, ids: Sequence[int], phase: Phase = Phase.PROMPT) -> Logits:
         """Logits after each id, in a session of their own: (len(ids), n_vocab) float32.
 
@@ -427,7 +342,8 @@ class LLM:
             )
         return version
 
-    def _find_end_ids(self) -> list[int]:
+    @cached_property
+    def _end_ids(self) -> list[int]:
         """Ids that end an answer besides EOS: ChatML's end is not always the file's EOS."""
         version = self.chat_template.version
         with suppress(ChatError):  # a template that cannot be used blocks chat alone
@@ -442,20 +358,46 @@ class LLM:
         *,
         strip_leading_space: bool,
     ) -> Completion | CompletionStream:
-        params = params or SamplingParams()
-        generation = Generation(
-            ids,
-            replace(params, stop_ids=(*params.stop_ids, *self._end_ids)),
-            self.tokenizer,
-            self.n_ctx,
-            strip_leading_space=strip_leading_space,
-        )
+        generation = self._generation(ids, params, strip_leading_space)
         result = CompletionStream(generation, self._run(generation), self.tokenizer)
         if stream:
             return result
         for _ in result:
             pass
         return result.completion
+
+    def _generation(
+        self, ids: list[int], params: SamplingParams | None, strip_leading_space: bool
+    ) -> Generation:
+        params = params or SamplingParams()
+        return Generation(
+            ids,
+            replace(params, stop_ids=(*params.stop_ids, *self._end_ids)),
+            self.tokenizer,
+            self.n_ctx,
+            strip_leading_space=strip_leading_space,
+        )
+
+    def _begin(
+        self, request: str | Request, params: SamplingParams | None
+    ) -> Generation | PymixtralError:
+        """A request of `generate_many`, or why there is no answering it."""
+        if isinstance(request, str):
+            request = Request(request)
+        is_chat = request.prompt is None
+        try:
+            if request.prompt is None:
+                ids = self.encode_chat(request.messages or (), request.tools)
+            else:
+                ids = self._prompt_ids(request.prompt)
+            return self._generation(ids, request.params or params, strip_leading_space=is_chat)
+        except PymixtralError as error:
+            return error
+
+    def _prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
+        if isinstance(prompt, str):
+            return self.tokenize(prompt, self._file.vocabulary.add_bos)
+        return list(prompt)
 
     def _run(self, generation: Generation) -> Generator[str, None, None]:
         timeline = self._take_timeline()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
 
@@ -45,16 +46,25 @@ class ModelFile:
         return given if isinstance(given, str) and given else self.gguf.path.name
 
     @property
+    def fingerprint(self) -> str:
+        """Tells this model from others by its header's SHA-256 and its weights' size."""
+        return f"{sha256(self.gguf.header).hexdigest()}-{self.weight_bytes}"
+
+    @property
     def weight_bytes(self) -> int:
         return sum(tensor.n_bytes for tensor in self.gguf.tensors.values())
 
     def memory_need(
-        self, n_ctx: int, kv_type: str = "f16", options: ce.EngineOptions | None = None
+        self,
+        n_ctx: int,
+        kv_type: str = "f16",
+        options: ce.EngineOptions | None = None,
+        n_sessions: int = 1,
     ) -> MemoryNeed:
-        """What running it takes."""
+        """What running it takes, with a KV cache for each session."""
         return MemoryNeed(
             weights=self.weight_bytes,
-            kv_cache=ce.kv_bytes(self.hparams, n_ctx, kv_type),
+            kv_cache=ce.kv_bytes(self.hparams, n_ctx, kv_type) * n_sessions,
             scratch=ce.scratch_bytes(self.hparams, options or ce.EngineOptions()),
         )
 
@@ -103,6 +113,7 @@ def create_engine(
     n_ctx: int,
     kv_type: str = "f16",
     options: ce.EngineOptions | None = None,
+    n_sessions: int = 1,
     check_memory: bool = True,
 ) -> ce.Engine:
     """Bind a model's tensors to an engine.
@@ -112,7 +123,8 @@ def create_engine(
         ModelLoadError: a tensor's type has no kernel.
     """
     if check_memory:
-        check_fits(model.memory_need(n_ctx, kv_type, options), n_ctx, available_bytes())
+        need = model.memory_need(n_ctx, kv_type, options, n_sessions)
+        check_fits(need, n_ctx, available_bytes())
     return ce.Engine(model.hparams, _engine_tensors(model.gguf), options)
 
 

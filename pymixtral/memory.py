@@ -21,7 +21,7 @@ class MemoryNeed:
 
     Attributes:
         weights: the tensors, mapped from the file or read into memory.
-        kv_cache: one session's keys and values, when its context is full.
+        kv_cache: the sessions' keys and values, when their contexts are full.
         scratch: the engine's working memory.
     """
 

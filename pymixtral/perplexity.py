@@ -9,17 +9,17 @@ between equal texts, vocabularies and n_ctx.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pymixtral.chunks import text_chunks
 from pymixtral.engine import Logits, Phase, Session
-from pymixtral.errors import EngineError, ParameterError
+from pymixtral.errors import EngineError
 from pymixtral.llm import LLM
 
-MIN_CTX = 8
 MAX_LOGIT_ROWS = 256  # a row of Mixtral's is 128 kB, and float64 work on it as much again
 
 Floats = NDArray[np.float64]
@@ -61,44 +61,31 @@ def perplexity(
         ParameterError: `n_ctx` is out of its range, or the text too short.
         EngineError: the model gave logits that are no numbers.
     """
-    if not MIN_CTX <= n_ctx <= llm.n_ctx:
-        raise ParameterError(f"n_ctx must be {MIN_CTX} to {llm.n_ctx}, not {n_ctx}")
-    chunks = _chunks(llm.tokenize(text, add_bos=True), n_ctx)
+    chunks = text_chunks(llm, text, n_ctx)
     losses: list[Floats] = []
     session = llm.new_session(n_ctx)
     try:
         for n_done, chunk in enumerate(chunks, start=1):
-            session.truncate(0)
-            losses += _chunk_losses(session, chunk, phase)
+            losses += (_losses(*scored) for scored in scored_logits(session, chunk, phase))
             if progress is not None:
                 progress(n_done, len(chunks))
     finally:
         session.close()
-    return _summary(np.concatenate(losses))
+    return summary(np.concatenate(losses))
 
 
-def _chunks(ids: Sequence[int], n_ctx: int) -> list[NDArray[np.int32]]:
-    """The whole chunks of `ids`, which begin with BOS, each beginning with BOS itself."""
-    n_chunks = len(ids) // n_ctx
-    if n_chunks == 0:
-        raise ParameterError(
-            f"the text has {len(ids)} tokens, and one chunk of context takes {n_ctx}; use a "
-            "longer text or a smaller context"
-        )
-    chunks = np.array(ids[: n_chunks * n_ctx], dtype=np.int32).reshape(n_chunks, n_ctx)
-    chunks[:, 0] = ids[0]
-    return list(chunks)
-
-
-def _chunk_losses(session: Session, chunk: NDArray[np.int32], phase: Phase) -> Iterator[Floats]:
-    """Losses of the chunk's scored tokens, a few rows of logits at a time."""
+def scored_logits(
+    session: Session, chunk: NDArray[np.int32], phase: Phase
+) -> Iterator[tuple[Logits, NDArray[np.int32]]]:
+    """Logits (n, n_vocab) for the chunk's scored tokens, and these (n,), a few rows at a time."""
+    session.truncate(0)
     inputs, targets = chunk[:-1], chunk[1:]
     first_scored = len(chunk) // 2
     session.eval(inputs[:first_scored], phase, n_logits=0)
     for start in range(first_scored, len(inputs), MAX_LOGIT_ROWS):
         rows = slice(start, start + MAX_LOGIT_ROWS)
         n_rows = len(inputs[rows])
-        yield _losses(session.eval(inputs[rows], phase, n_logits=n_rows), targets[rows])
+        yield session.eval(inputs[rows], phase, n_logits=n_rows), targets[rows]
 
 
 def _losses(logits: Logits, targets: NDArray[np.int32]) -> Floats:
@@ -112,7 +99,8 @@ def _losses(logits: Logits, targets: NDArray[np.int32]) -> Floats:
     return losses
 
 
-def _summary(losses: Floats) -> Perplexity:
+def summary(losses: Floats) -> Perplexity:
+    """Of the negative log-likelihoods (n,)."""
     result = math.exp(losses.mean())
     stderr_of_mean = float(losses.std(ddof=1)) / math.sqrt(len(losses))
     return Perplexity(result, result * stderr_of_mean, len(losses))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import codecs
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from pymixtral.byte_level_encoder import ByteLevelEncoder
@@ -55,6 +55,7 @@ class Tokenizer:
         n_vocab: number of tokens; ids run from 0 to n_vocab - 1.
         bos_id, eos_id: ids of `<s>` and `</s>`, or None where the file names none.
         add_bos: whether the model wants `bos_id` in front of a prompt.
+        chat_template: the file's Jinja template, or None.
         warnings: one line for each thing that had to be repaired in the vocabulary. Each is also
             issued as a Python warning when the tokenizer is made.
 
@@ -73,6 +74,7 @@ class Tokenizer:
         self.bos_id: int | None = vocab.bos_id
         self.eos_id: int | None = vocab.eos_id
         self.add_bos = vocab.add_bos
+        self.chat_template = vocab.chat_template
         self._pieces = tuple(vocab.tokens)
         self._encoder = ENCODERS[vocab.model](vocab)
         self._control_ids: dict[str, int] = {}
@@ -128,6 +130,11 @@ class Tokenizer:
     def token_bytes(self, token_id: int) -> bytes:
         """What the token adds to the decoded text, which may be a part of a UTF-8 character."""
         return self._encoder.rendered[self._checked(token_id)]
+
+    @property
+    def control_tokens(self) -> Mapping[str, int]:
+        """Ids of all control and added tokens, by their spelling."""
+        return self._control_ids
 
     def control_id(self, text: str) -> int | None:
         """Id of the control or added token spelled `text`, or None where there is none."""

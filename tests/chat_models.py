@@ -57,4 +57,7 @@ def dictate(monkeypatch: pytest.MonkeyPatch, ids: Sequence[int]) -> None:
         def sample(self, *_: object) -> Sampled:
             return Sampled(next(self._ids), None, None)
 
+        def state(self) -> int:
+            return 0
+
     monkeypatch.setattr("pymixtral.generate.Sampler", Dictation)

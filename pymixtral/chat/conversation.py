@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 from pymixtral.chat.templates import make_template
 from pymixtral.chat.turns import Answer, Question, System, Turn
@@ -14,10 +15,10 @@ class Conversation:
     """A growing chat that keeps the ids which the model generated.
 
     Encoding the text of an answer again can give other ids, and would throw a session's cache
-    away. Here the ids before an addition are a prefix of those after it; only `retract_question`
-    and `drop_oldest_turn` take ids away. With a system prompt this does not hold for templates v2
-    and v3: each new question takes the prompt over from the question before, from which on the
-    ids change.
+    away. Here the ids before an addition are a prefix of those after it; only `retract_question`,
+    `drop_last_turn` and `drop_oldest_turn` take ids away. With a system prompt this does not hold
+    for templates v2 and v3: each new question takes the prompt over from the question before, from
+    which on the ids change. A file's own template may do as it likes.
 
     Args:
         tokenizer: the model's.
@@ -53,6 +54,15 @@ class Conversation:
         """Questions asked so far, answered or not."""
         return sum(isinstance(turn, Question) for turn in self._turns)
 
+    @property
+    def answered(self) -> list[tuple[str, tuple[int, ...]]]:
+        """The questions that have an answer, with its ids."""
+        return [
+            (turn.text, answer.ids or ())
+            for turn, answer in pairwise(self._turns)
+            if isinstance(turn, Question) and isinstance(answer, Answer)
+        ]
+
     def add_user(self, text: str) -> None:
         """Ask.
 
@@ -87,6 +97,18 @@ class Conversation:
         if not self._awaits_answer():
             raise ChatError("no question awaits an answer; there is none to retract")
         self._turns.pop()
+
+    def drop_last_turn(self) -> str:
+        """Take back the last question that has an answer, with that answer; returns the question.
+
+        Raises:
+            ChatError: the last question has no answer, or there is none.
+        """
+        if not self._turns or self._awaits_answer():
+            raise ChatError("there is no answered question to take back")
+        question = self._turns[-2].text
+        del self._turns[-2:]
+        return question
 
     def drop_oldest_turn(self) -> None:
         """Forget the oldest question with its answer, to make room in the context.

@@ -18,7 +18,8 @@ class Recognition(NamedTuple):
     """What was recognised.
 
     Attributes:
-        version: a key of `TEMPLATES`; None where the model's template is none of these.
+        version: a key of `TEMPLATES`, "jinja" where the file's template is none that we know; None
+            where there is none to use.
         reason: what tells so.
     """
 
@@ -60,8 +61,10 @@ def _by_text(text: str, special: set[str]) -> Recognition:
         if {START, END} <= special:
             return Recognition("chatml", "recognised by the file's own template")
         return Recognition(None, f"the file's is ChatML, but its vocabulary lacks {START}")
+    if not text.strip():
+        return Recognition(None, "the file's is empty")
     if "[INST]" not in text or any(word in text for word in FOREIGN):
-        return Recognition(None, "the file's is another, which is not supported yet")
+        return Recognition("jinja", "the file's own, run in a sandbox")
     version = _mistral_version(special, text) if "[INST]" in special else "v1"
     return Recognition(version, "recognised by the file's own template")
 

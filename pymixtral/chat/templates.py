@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pymixtral.chat.chatml import ChatML
+from pymixtral.chat.jinja import JinjaTemplate
 from pymixtral.chat.messages import Message, parse_messages
 from pymixtral.chat.template import Template
 from pymixtral.chat.tools import tools_json
@@ -18,7 +19,7 @@ from pymixtral.tokenizer import Tokenizer
 
 DEFAULT = "v1"
 TEMPLATES: dict[str, type[Template]] = {
-    template.rules.version: template for template in (V1, V2, V3, V7, ChatML)
+    template.rules.version: template for template in (V1, V2, V3, V7, ChatML, JinjaTemplate)
 }
 
 

@@ -59,7 +59,8 @@ class Console:
             self.end_line()
 
     def json(self, value: Any) -> None:
-        """Write one JSON document."""
+        """Write one JSON document, in a line."""
+        self._overwrite("")  # on a terminal, progress may stand there
         self.answer(json.dumps(value, allow_nan=False) + "\n")
 
     # ---- stderr ----

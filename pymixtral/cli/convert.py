@@ -10,10 +10,12 @@ import click
 
 from pymixtral.cli.console import Console
 from pymixtral.cli.options import console_options, shared
+from pymixtral.cli.partial import resume_option, tell_of_partials
 from pymixtral.formats.checkpoint import ORIGINS
-from pymixtral.formats.convert import TARGETS, Conversion, Summary
-from pymixtral.formats.partial import find_partials
+from pymixtral.formats.convert import Conversion, Summary
+from pymixtral.formats.recipes import RECIPES
 from pymixtral.memory import format_gb
+from pymixtral.quantizer import encode
 
 N_WORST = 5  # tensors shown with their errors
 DEFAULT_THREADS = 2  # more wait for the disk
@@ -25,9 +27,9 @@ DEFAULT_THREADS = 2  # more wait for the disk
 @click.option(
     "--type",
     "type_name",
-    type=click.Choice(list(TARGETS), case_sensitive=False),
+    type=click.Choice(list(RECIPES), case_sensitive=False),
     default="q8_0",
-    help="Type of the matrices; norms and routers stay F32.",
+    help="Recipe for the types of the matrices; norms and routers stay F32.",
 )
 @click.option(
     "--from",
@@ -37,11 +39,7 @@ DEFAULT_THREADS = 2  # more wait for the disk
     help="Whose format SRC has: Hugging Face's, or that of Mistral AI's own releases.",
 )
 @click.option("--dry-run", is_flag=True, help="Print what would be written; write nothing.")
-@click.option(
-    "--resume",
-    is_flag=True,
-    help="Go on where a run that was killed had got to; if this one is stopped, keep its work.",
-)
+@resume_option
 @click.option("--name", help="Name of the model, for the file.")
 @click.option("--license", help="SPDX expression, for the file.")
 @shared("threads", "as_json", threads={"default": DEFAULT_THREADS, "show_default": True})
@@ -72,11 +70,11 @@ def command(
     \b
     Examples:
       pymixtral convert Mixtral-8x7B-Instruct-v0.1 mixtral.gguf --type bf16 --dry-run
-      pymixtral convert Mixtral-8x7B-Instruct-v0.1 mixtral.gguf --type q8_0
+      pymixtral convert Mixtral-8x7B-Instruct-v0.1 mixtral.gguf --type q4_k_m
       pymixtral convert Mixtral-8x7B-Instruct-v0.1 mixtral.gguf --type q8_0 --resume
     """
     if not resume:
-        _tell_of_partials(console, out)
+        tell_of_partials(console, out)
     with Conversion(
         src, out, type_name.lower(), origin=origin, name=name, license=license
     ) as conversion:
@@ -87,19 +85,12 @@ def command(
             return
         start = time.perf_counter()
         with console.byte_progress() as progress:
-            summary = conversion.run(progress, threads=threads, resume=resume)
+            summary = conversion.run(progress, threads=threads, resume=resume, encode=encode)
         facts = _facts(out, type_name, summary, time.perf_counter() - start)
     if as_json:
         console.json(facts)
     else:
         _print_summary(console, facts)
-
-
-def _tell_of_partials(console: Console, out: Path) -> None:
-    partials = find_partials(out) if out.absolute().parent.is_dir() else []
-    for path in partials:
-        size = format_gb(path.stat().st_size)
-        console.warning(f"{path} ({size}) is left of a run that was killed: --resume or delete it")
 
 
 def _print_plan(console: Console, conversion: Conversion, type_name: str, as_json: bool) -> None:

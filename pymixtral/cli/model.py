@@ -32,7 +32,11 @@ def opened(console: Console, path: str | None) -> Iterator[ModelFile]:
 
 @contextmanager
 def loaded(
-    console: Console, path: str | None, load: LoadOptions, chat_template: str | None = None
+    console: Console,
+    path: str | None,
+    load: LoadOptions,
+    chat_template: str | None = None,
+    parallel: int = 1,
 ) -> Iterator[LLM]:
     """A model ready to run, with a line said about it."""
     explain_bus_errors(
@@ -48,6 +52,7 @@ def loaded(
             use_mmap=not load.no_mmap,
             check_memory=not load.no_memory_check,
             chat_template=chat_template,
+            parallel=parallel,
         )
     with llm:
         _warn(console, llm.file)

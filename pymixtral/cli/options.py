@@ -11,6 +11,8 @@ import click
 
 from pymixtral.chat import TEMPLATES
 from pymixtral.cli.console import Console
+from pymixtral.cli.logit_bias import parse_biases
+from pymixtral.errors import ParameterError
 from pymixtral.sampling import SamplingParams
 
 Command = Callable[..., Any]
@@ -118,6 +120,24 @@ OPTIONS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
             "help": "Length of an answer at most.",
         },
     ),
+    "stop": (
+        ("--stop",),
+        {
+            "multiple": True,
+            "metavar": "TEXT",
+            "help": "End an answer before this text; can be given several times.",
+        },
+    ),
+    "biases": (
+        ("--logit-bias",),
+        {
+            "callback": parse_biases,
+            "multiple": True,
+            "metavar": "TOKEN=VALUE",
+            "help": "Add VALUE (-100 to 100; -inf bans) to the logit of TOKEN, an id or spelled as "
+            "`pymixtral tokenize` does; can be given several times.",
+        },
+    ),
     "as_json": (
         ("--json",),
         {"is_flag": True, "help": "Print one JSON document, whose keys are stable."},
@@ -151,7 +171,10 @@ def _gathered(
         def decorate(command: Command) -> Command:
             @wraps(command)
             def gathering(*args: Any, **values: Any) -> Any:
-                group = kind(**{name: values.pop(name) for name in names})
+                try:
+                    group = kind(**{name: values.pop(name) for name in names})
+                except ParameterError as error:
+                    raise click.UsageError(str(error)) from None
                 return command(*args, **values, **{parameter: group})
 
             return shared(*names, **overrides)(gathering)
@@ -177,7 +200,9 @@ load_options = _gathered(
     "load", LoadOptions, ("threads", "n_ctx", "tier", "kv_type", "no_mmap", "no_memory_check")
 )
 sampling_options = _gathered(
-    "params", SamplingParams, ("temperature", "top_k", "top_p", "min_p", "max_tokens", "seed")
+    "params",
+    SamplingParams,
+    ("temperature", "top_k", "top_p", "min_p", "max_tokens", "seed", "stop"),
 )
 
 

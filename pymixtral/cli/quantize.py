@@ -13,13 +13,14 @@ import click
 
 from pymixtral.cli.console import Console
 from pymixtral.cli.options import console_options, shared
+from pymixtral.cli.partial import resume_option, tell_of_partials
 from pymixtral.formats.blocks import TYPES
 from pymixtral.formats.errors import FormatError
 from pymixtral.formats.gguf import open_gguf
 from pymixtral.formats.gguf_shards import open_model_file
 from pymixtral.formats.hparams import read_hparams
 from pymixtral.formats.imatrix import ImportanceMatrix, read_imatrix
-from pymixtral.formats.quantize import TensorResult, plan, quantize_gguf
+from pymixtral.formats.quantize import QuantizeSummary, plan, quantize_gguf
 from pymixtral.formats.recipes import RECIPES, Recipe, Rule, parse_rule, parse_rules
 from pymixtral.memory import format_gb
 from pymixtral.quantizer import Quantizer
@@ -41,6 +42,7 @@ N_WORST = 5  # tensors
 )
 @click.option("--allow-requantize", is_flag=True, help="Quantize what is quantized already.")
 @click.option("--dry-run", is_flag=True, help="Only print what would be done.")
+@resume_option
 @shared("threads", "as_json")
 @console_options
 def command(
@@ -52,6 +54,7 @@ def command(
     overrides: tuple[str, ...],
     allow_requantize: bool,
     dry_run: bool,
+    resume: bool,
     threads: int | None,
     as_json: bool,
 ) -> None:
@@ -61,9 +64,9 @@ def command(
     type (q8_0, q4_0, q4_1, q5_0, q5_1, iq4_nl, iq4_xs, f16, bf16, f32), or a file with rules of
     your own; docs/quantizing.md shows what each costs and how rules are written.
 
-    With --json: {n_bytes, bits_per_weight, seconds, tensors [{name, type, n_bytes,
-    relative_error}]}, the tensors being those that were not copied; with --dry-run: {n_bytes, free,
-    tensors [{name, source, type, n_bytes}]}.
+    With --json: {n_bytes, bits_per_weight, seconds, resumed (tensors), tensors [{name, type,
+    n_bytes, relative_error}]}, the tensors being those that this run did not just copy; with
+    --dry-run: {n_bytes, free, tensors [{name, source, type, n_bytes}]}.
 
     \b
     Examples:
@@ -75,19 +78,22 @@ def command(
     if dry_run:
         _print_plan(console, src, out, chosen, allow_requantize, as_json)
         return
+    if not resume:
+        tell_of_partials(console, Path(out))
     importance = None if imatrix is None else _read_imatrix(console, imatrix, src)
     start = time.perf_counter()
     with Quantizer(threads) as encode, console.progress("MB") as progress:
-        results = quantize_gguf(
+        summary = quantize_gguf(
             src,
             out,
             chosen,
             encode,
             imatrix=importance,
             allow_requantize=allow_requantize,
+            resume=resume,
             progress=lambda done, total: progress(max(1, done >> 20), total >> 20),
         )
-    _tell_result(console, out, results, time.perf_counter() - start, as_json)
+    _tell_result(console, out, summary, time.perf_counter() - start, as_json)
 
 
 def _recipe(name: str) -> Recipe:
@@ -156,7 +162,7 @@ def _print_plan(
 
 
 def _tell_result(
-    console: Console, out: str, results: list[TensorResult], seconds: float, as_json: bool
+    console: Console, out: str, summary: QuantizeSummary, seconds: float, as_json: bool
 ) -> None:
     with open_gguf(out) as gguf:
         n_bits = 8 * sum(tensor.n_bytes for tensor in gguf.tensors.values())
@@ -168,12 +174,15 @@ def _tell_result(
                 "n_bytes": n_bytes,
                 "bits_per_weight": bits_per_weight,
                 "seconds": seconds,
-                "tensors": [asdict(result) for result in results],
+                "resumed": summary.n_resumed,
+                "tensors": [asdict(result) for result in summary.tensors],
             }
         )
         return
+    resumed = f", {summary.n_resumed} tensors from an earlier run" if summary.n_resumed else ""
     console.note(
         f"{out}: {format_gb(n_bytes)}, {bits_per_weight:.2f} bits per weight, {seconds:.1f} s"
+        f"{resumed}"
     )
-    for result in sorted(results, key=lambda result: -result.relative_error)[:N_WORST]:
+    for result in sorted(summary.tensors, key=lambda result: -result.relative_error)[:N_WORST]:
         console.note(f"{result.name} {result.type}: relative error {result.relative_error:.2%}")

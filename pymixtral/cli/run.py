@@ -1,17 +1,19 @@
-"""`pymixtral run`: one prompt, one answer."""
+"""`pymixtral run`: a prompt and its answer, or many from a file."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections import deque
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
 import click
 
 from pymixtral.cli.console import Console, human_rate
+from pymixtral.cli.document import answer_document
+from pymixtral.cli.logit_bias import TokenBias, with_biases
 from pymixtral.cli.model import loaded
 from pymixtral.cli.options import (
     LoadOptions,
@@ -20,14 +22,20 @@ from pymixtral.cli.options import (
     sampling_options,
     shared,
 )
-from pymixtral.cli.text import read_argument, read_file
+from pymixtral.cli.prompts_file import Setup, answer_prompts, read_prompts
+from pymixtral.cli.text import read_argument, read_bytes, read_file, split_model
+from pymixtral.completion import Completion, CompletionStream, Usage
 from pymixtral.errors import ChatError
-from pymixtral.llm import LLM, Completion, CompletionStream, Usage
+from pymixtral.formats.errors import one_line
+from pymixtral.llm import LLM
 from pymixtral.sampling import SamplingParams
+from pymixtral.tokenizer import Tokenizer
+
+DEFAULT_PARALLEL = 4
 
 
 @click.command("run")
-@click.argument("arguments", nargs=-1, required=True, metavar="[MODEL] PROMPT")
+@click.argument("arguments", nargs=-1, metavar="[MODEL] PROMPT")
 @click.option("--raw", is_flag=True, help="Complete PROMPT as it is, without the chat template.")
 @shared("chat_template")
 @click.option(
@@ -36,7 +44,26 @@ from pymixtral.sampling import SamplingParams
     type=click.Path(exists=True, dir_okay=False),
     help="JSON file: a list of the tools that the answer may call.",
 )
+@click.option(
+    "--file",
+    "prompts_file",
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True),
+    help="JSON-lines file of prompts, in place of PROMPT.",
+)
+@click.option(
+    "--parallel",
+    type=click.IntRange(1, 256),
+    show_default=str(DEFAULT_PARALLEL),
+    help="Prompts of --file to answer at a time; each takes a KV cache.",
+)
 @sampling_options()
+@shared("biases")
+@click.option(
+    "--logprobs",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Tell each token's log-probability, and those of the N likeliest in its place.",
+)
 @load_options()
 @shared("as_json")
 @console_options
@@ -46,7 +73,11 @@ def command(
     raw: bool,
     chat_template: str | None,
     tools_file: str | None,
+    prompts_file: str | None,
+    parallel: int | None,
     params: SamplingParams,
+    biases: Sequence[TokenBias],
+    logprobs: int | None,
     load: LoadOptions,
     as_json: bool,
 ) -> None:
@@ -55,45 +86,66 @@ def command(
     "-" reads it from stdin, less one newline at its end.
 
     With --json: {text, token_ids, finish_reason ("stop" or "length"), usage {prompt_tokens,
-    cached_tokens, completion_tokens, prompt_seconds, generation_seconds}}, and with --tools also
-    tool_calls: null, or [{name, arguments, id}].
+    cached_tokens, completion_tokens, prompt_seconds, generation_seconds}}, with --tools also
+    tool_calls: null, or [{name, arguments, id}], and with --logprobs also logprobs: [{token_id,
+    piece, logprob, top [{token_id, piece, logprob}]}]. Without --json, the latter go to stderr.
+
+    With --file, each line is {"prompt": text} or {"messages": [...]}, and may have an "id", "tools"
+    and "params", which go on top of the options: {"max_tokens": 20, "seed": 1}. The answers are
+    lines on stdout in the same order: {line, id}, and the keys of --json or {error}. A line that
+    fails does not stop the rest; the exit code is 1 then.
 
     \b
     Examples:
       pymixtral run "Tell me a story about a fox."
       pymixtral run mixtral.gguf "Why is the sky blue?" --temperature 0
-      pymixtral run --raw "Once upon a time" --max-tokens 64 --seed 1
+      pymixtral run --raw "Once upon a time" --max-tokens 64 --seed 1 --stop "The end"
+      pymixtral run mixtral.gguf "Yes or no?" --max-tokens 1 --logprobs 5 --logit-bias "Maybe=-inf"
       git diff | pymixtral run -q mixtral.gguf - > review.txt
       pymixtral run mixtral-8x22b.gguf "Is it raining?" --tools tools.json --json | jq .tool_calls
+      pymixtral run mixtral.gguf --file prompts.jsonl --parallel 8 > answers.jsonl
     """
-    model, prompt = _split(arguments)
     if raw and tools_file:
         raise click.UsageError("--tools needs the chat template, which --raw leaves out")
+    if parallel and not prompts_file:
+        raise click.UsageError("--parallel is for the prompts of --file")
     tools = _read_tools(tools_file) if tools_file else None
-    text = read_argument(prompt)
-    with loaded(console, model, load, chat_template) as llm:
-        with _start(llm, text, params, raw, tools) as stream:
-            if as_json:
-                with console.status("generating"):
-                    deque(stream, maxlen=0)
-                console.json(_document(stream.completion, has_tools=tools is not None))
-            else:
-                _show(console, stream)
-        console.note(_speeds(stream.completion.usage))
+    params = replace(params, logprobs=logprobs)
+    if prompts_file:
+        if len(arguments) > 1:
+            raise click.UsageError("--file brings the prompts; leave PROMPT out")
+        data = read_bytes(prompts_file)
+        model = arguments[0] if arguments else None
+        with loaded(console, model, load, chat_template, parallel or DEFAULT_PARALLEL) as llm:
+            setup = Setup(with_biases(params, biases, llm.tokenizer), raw, tools)
+            _answer_all(console, llm, data, setup)
+    else:
+        model, prompt = split_model(arguments, "prompt", "; to talk to a model: pymixtral chat {}")
+        text = read_argument(prompt)
+        with loaded(console, model, load, chat_template) as llm:
+            setup = Setup(with_biases(params, biases, llm.tokenizer), raw, tools)
+            _answer_one(console, llm, text, setup, as_json)
 
 
-def _split(arguments: tuple[str, ...]) -> tuple[str | None, str]:
-    """Model and prompt. A lone model file is a prompt that was forgotten."""
-    if len(arguments) == 2:
-        return arguments[0], arguments[1]
-    if len(arguments) > 2:
-        raise click.UsageError(f"{len(arguments)} arguments; put quotes around the prompt")
-    if arguments[0].endswith(".gguf") or os.path.isfile(arguments[0]):
-        raise click.UsageError(
-            f"{arguments[0]} is a file, and PROMPT is missing; to talk to a model: "
-            f"pymixtral chat {arguments[0]}"
-        )
-    return None, arguments[0]
+def _answer_all(console: Console, llm: LLM, data: bytes, setup: Setup) -> None:
+    prompts = read_prompts(data, setup)
+    n_failed = answer_prompts(console, llm, prompts)
+    if n_failed:
+        console.error(f"{n_failed} of {len(prompts)} prompts failed; their lines say why")
+        raise click.exceptions.Exit(1)
+
+
+def _answer_one(console: Console, llm: LLM, text: str, setup: Setup, as_json: bool) -> None:
+    with _start(llm, text, setup) as stream:
+        if as_json:
+            with console.status("generating"):
+                deque(stream, maxlen=0)
+            has_tools = setup.tools is not None
+            console.json(answer_document(stream.completion, llm.tokenizer, has_tools=has_tools))
+        else:
+            _show(console, stream)
+            _show_logprobs(console, stream.completion, llm.tokenizer)
+    console.note(_speeds(stream.completion.usage))
 
 
 def _read_tools(path: str) -> list[Any]:
@@ -107,12 +159,11 @@ def _read_tools(path: str) -> list[Any]:
     return tools
 
 
-def _start(
-    llm: LLM, text: str, params: SamplingParams, raw: bool, tools: list[Any] | None
-) -> CompletionStream:
-    if raw:
-        return llm.generate(text, params, stream=True)
-    return llm.chat([{"role": "user", "content": text}], params, tools=tools, stream=True)
+def _start(llm: LLM, text: str, setup: Setup) -> CompletionStream:
+    if setup.raw:
+        return llm.generate(text, setup.params, stream=True)
+    question = [{"role": "user", "content": text}]
+    return llm.chat(question, setup.params, tools=setup.tools, stream=True)
 
 
 def _show(console: Console, stream: CompletionStream) -> None:
@@ -124,17 +175,16 @@ def _show(console: Console, stream: CompletionStream) -> None:
     console.end_terminal_line()
 
 
-def _document(completion: Completion, *, has_tools: bool) -> dict[str, object]:
-    document: dict[str, object] = {
-        "text": completion.text,
-        "token_ids": completion.token_ids,
-        "finish_reason": completion.finish_reason,
-        "usage": asdict(completion.usage),
-    }
-    if has_tools:
-        calls = completion.tool_calls
-        document["tool_calls"] = calls and [asdict(call) for call in calls]
-    return document
+def _show_logprobs(console: Console, completion: Completion, tokenizer: Tokenizer) -> None:
+    """A line for each token: its log-probability, and the likeliest in its place."""
+
+    def named(token_id: int, logprob: float) -> str:
+        return f"{one_line(tokenizer.piece(token_id))} {logprob:.2f}"
+
+    for entry in completion.logprobs or ():
+        piece = one_line(tokenizer.piece(entry.token_id))
+        alternatives = "  ".join(named(*pair) for pair in entry.top)
+        console.note(f"{piece:16} {entry.logprob:7.2f}   {alternatives}".rstrip())
 
 
 def _speeds(usage: Usage) -> str:

@@ -92,6 +92,7 @@ class Engine(Handle):
         self._pid = os.getpid()
         self.n_vocab = hparams.n_vocab
         self._weight_bytes = sum(len(buffer) for buffer in buffers)
+        self._is_tapped = False
         self._helper = ThreadPoolExecutor(1, thread_name_prefix="pymixtral-eval")
 
     @property
@@ -187,9 +188,10 @@ class Engine(Handle):
 
         Python handles signals in the main thread only, and not while that is inside C. So long
         evaluations go to a helper thread and the main thread waits. Short ones do not: handing
-        over costs some 50 microseconds, which a tiny model's token would feel.
+        over costs some 50 microseconds, which a tiny model's token would feel. While there is a
+        tap, Ctrl-C could strike in its Python code, and be lost in C: none is short then.
         """
-        is_short = n_rows * self._weight_bytes < 100_000_000
+        is_short = n_rows * self._weight_bytes < 100_000_000 and not self._is_tapped
         if is_short or threading.current_thread() is not threading.main_thread():
             return call()
         future = self._helper.submit(call)
@@ -213,9 +215,11 @@ class Engine(Handle):
         user = ffi.new_handle(show)
         with self._use() as engine:
             lib.ce_engine_set_tap(engine, lib.ce_tap_to_python, user)
+        self._is_tapped = True
         try:
             yield
         finally:
+            self._is_tapped = False
             with self._use() as engine:
                 lib.ce_engine_set_tap(engine, ffi.NULL, ffi.NULL)
 

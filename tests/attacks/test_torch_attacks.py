@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import struct
-import time
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch_files as tf
+from cpu_time import bounded_cpu_time
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -34,10 +34,8 @@ def refuse(tmp_path: Path) -> Refuse:
     def write_and_open(content: bytes) -> str:
         path = tmp_path / "hostile.pth"
         path.write_bytes(content)
-        started = time.process_time()
-        with pytest.raises(FormatError) as caught:
+        with bounded_cpu_time(CPU_SECONDS), pytest.raises(FormatError) as caught:
             TorchFile(path)
-        assert time.process_time() - started < CPU_SECONDS
         line = str(caught.value)
         assert line.isprintable()
         assert line.startswith(str(path))
@@ -162,10 +160,8 @@ def memo_bomb() -> bytes:
 def test_case_21_bombs(tmp_path: Path, pickle: bytes) -> None:
     path = tmp_path / "bomb.pth"
     path.write_bytes(tf.archive(pickle, DATA))
-    started = time.process_time()
-    with pytest.raises(FormatError):
+    with bounded_cpu_time(CPU_SECONDS), pytest.raises(FormatError):
         TorchFile(path)
-    assert time.process_time() - started < 5 * CPU_SECONDS  # the longest runs all 2 ** 17 opcodes
 
 
 def test_case_21_a_pickle_that_is_too_long(
@@ -339,7 +335,7 @@ OPCODES = st.sampled_from([*torch_pickle._OPCODES, b".", GOOD, tf.text("a"), tf.
 def test_random_opcodes_cause_no_other_error(opcodes: list[bytes]) -> None:
     pickle = b"\x80\x02" + b"".join(opcodes) + bytes(8)
     try:
-        found = torch_pickle.read_torch_pickle(Path("random"), memoryview(pickle))
+        found = torch_pickle.read_torch_pickle(Path("random"), memoryview(pickle), 1)
     except FormatError as error:
         assert str(error).isprintable()  # noqa: PT017 - any pickle may be good, too
     else:

@@ -43,13 +43,13 @@ static void crashed(int signal_number) {
     _exit(2);
 }
 
-static void report_crashes(void) {
+static inline void report_crashes(void) {
     setvbuf(stdout, NULL, _IOLBF, 0);
     signal(SIGSEGV, crashed);
     signal(SIGBUS, crashed);
 }
 
-static int summary(const char *program) {
+static inline int summary(const char *program) {
     printf("%s: %ld checks, %ld failures\n", program, check_count, failure_count);
     return failure_count == 0 ? 0 : 1;
 }
@@ -58,7 +58,7 @@ static int summary(const char *program) {
 
 static uint64_t random_state = 0x9e3779b97f4a7c15;
 
-static uint32_t random_bits(void) {
+static inline uint32_t random_bits(void) {
     random_state ^= random_state >> 12;
     random_state ^= random_state << 25;
     random_state ^= random_state >> 27;
@@ -66,20 +66,20 @@ static uint32_t random_bits(void) {
 }
 
 /* lo ... hi */
-static int random_int(int lo, int hi) {
+static inline int random_int(int lo, int hi) {
     return lo + (int)(random_bits() % (uint32_t)(hi - lo + 1));
 }
 
 /* -1 ... 1 */
-static float random_float(void) { return (float)random_bits() * 0x1p-31f - 1.0f; }
+static inline float random_float(void) { return (float)random_bits() * 0x1p-31f - 1.0f; }
 
-static void random_bytes(void *p, size_t n) {
+static inline void random_bytes(void *p, size_t n) {
     for (size_t i = 0; i < n; i++) {
         ((uint8_t *)p)[i] = (uint8_t)random_bits();
     }
 }
 
-static void random_floats(float *p, size_t n, float amplitude) {
+static inline void random_floats(float *p, size_t n, float amplitude) {
     for (size_t i = 0; i < n; i++) {
         p[i] = amplitude * random_float();
     }
@@ -93,7 +93,7 @@ typedef struct {
     size_t size;
 } guarded;
 
-static guarded guarded_new(size_t bytes) {
+static inline guarded guarded_new(size_t bytes) {
     const size_t page = (size_t)sysconf(_SC_PAGESIZE);
     const size_t size = (bytes + page - 1) / page * page;
     char *p = mmap(NULL, size + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -108,7 +108,7 @@ static guarded guarded_new(size_t bytes) {
 typedef enum { AT_END, AT_BEGINNING } placement;
 
 /* `bytes` of the region, filled with `fill` as are 64 bytes on the side without a guard. */
-static void *guarded_place(const guarded *g, placement where, size_t bytes, int fill) {
+static inline void *guarded_place(const guarded *g, placement where, size_t bytes, int fill) {
     char *p = where == AT_END ? g->base + g->size - bytes : g->base;
     const size_t room = g->size - bytes, margin = room < 64 ? room : 64;
     memset(where == AT_END ? p - margin : p, fill, bytes + margin);
@@ -116,20 +116,20 @@ static void *guarded_place(const guarded *g, placement where, size_t bytes, int 
 }
 
 /* A copy of `bytes` at p that touches a guard page. */
-static void *guarded_copy(const guarded *g, placement where, const void *p, size_t bytes) {
+static inline void *guarded_copy(const guarded *g, placement where, const void *p, size_t bytes) {
     return memcpy(guarded_place(g, where, bytes, 0xff), p, bytes);
 }
 
 /* ---- Tiers ---- */
 
 /* The kernels of the i-th tier; false if there is none or this CPU cannot run it. */
-static bool tier_kernels(int i, ce_kernels *k) {
+static inline bool tier_kernels(int i, ce_kernels *k) {
     return ce_tier_supported(i) && ce_select_kernels(ce_tier_name(i), k, NULL) == CE_OK;
 }
 
 /* ---- Time (of this process, so that others on the machine count less) ---- */
 
-static double seconds(void) {
+static inline double seconds(void) {
     struct timespec t;
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -117,6 +118,136 @@ def test_a_long_question_makes_room_for_itself(invoke, llm: LLM) -> None:
     assert "forgot the oldest turn)" in result.stderr
 
 
+# ---- Questions of several lines ----
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ('"""', QUESTION, "/undo", SECOND, '"""'),
+        (f'"""{QUESTION}', "/undo", f'{SECOND}"""  '),
+        (f"{QUESTION}\\", "/undo\\", SECOND),
+    ],
+    ids=["quotes", "quotes beside text", "backslashes"],
+)
+def test_question_of_several_lines(invoke, llm: LLM, lines: tuple[str, ...]) -> None:
+    question = f"{QUESTION}\n/undo\n{SECOND}"
+    assert ask(invoke, *lines, SECOND).stdout == expected_answers(llm, [question, SECOND])
+
+
+def test_quoted_question_may_begin_with_a_slash(invoke, llm: LLM) -> None:
+    assert ask(invoke, '"""/help"""').stdout == expected_answers(llm, ["/help"])
+
+
+def test_question_without_an_end(invoke) -> None:
+    result = ask(invoke, '"""', QUESTION)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "error: the input ends within a question of several lines" in result.stderr
+
+
+# ---- Another try ----
+
+
+def test_undo(invoke, llm: LLM) -> None:
+    result = ask(invoke, QUESTION, SECOND, "/undo", SECOND, "/undo", "/undo", SECOND)
+    with_context = expected_answers(llm, [QUESTION, SECOND])
+    first, *_ = with_context.splitlines(keepends=True)
+    assert result.stdout == (
+        with_context + with_context.removeprefix(first) + expected_answers(llm, [SECOND])
+    )
+    assert f"(took back: {SECOND})" in result.stderr
+
+
+def test_regen_draws_on(invoke) -> None:
+    """Another answer, and then the one that would have come after it."""
+    options = ("--temperature", 1, "--max-tokens", 20, "--seed", 3)
+    first, second, third = (
+        invoke("chat", *options, input=f"{QUESTION}\n" + "/regen\n" * n).stdout for n in range(3)
+    )
+    assert third.startswith(second)
+    assert second.startswith(first)
+    answers = {first, second.removeprefix(first), third.removeprefix(second)}
+    assert len(answers) == 3
+    assert ask(invoke, QUESTION, "/regen").stdout == 2 * ask(invoke, QUESTION).stdout
+
+
+@pytest.mark.parametrize("command", ["/undo", "/regen"])
+def test_nothing_to_take_back(invoke, command: str) -> None:
+    result = ask(invoke, command)
+    assert result.exit_code == 1
+    assert result.stderr.endswith("error: there is no answered question to take back\n")
+
+
+def test_stop_and_logit_bias(invoke, llm: LLM) -> None:
+    answer = expected_answers(llm, [QUESTION]).strip()
+    stop = answer[10:15]
+    result = ask(invoke, QUESTION, options=("--max-tokens", 20, "--stop", stop))
+    assert result.stdout.strip() == answer[: answer.index(stop)].strip()
+    banned = ask(invoke, QUESTION, options=("--max-tokens", 1, "--logit-bias", "▁Once=-inf"))
+    assert answer.startswith("Once")
+    assert not banned.stdout.startswith("Once")
+
+
+# ---- Saved ----
+
+
+def test_save_and_load(invoke, llm: LLM, tmp_path: Path) -> None:
+    path = tmp_path / "chat.json"
+    saved = ask(invoke, "/system Be brief.", QUESTION, f"/save {path}", SECOND)
+    assert f"(saved 1 turn to {path})" in saved.stderr
+    assert path.stat().st_mode & 0o777 == 0o600
+    loaded = ask(invoke, f"/load {path}", SECOND)
+    assert f"(loaded 1 turn from {path})" in loaded.stderr
+    assert saved.stdout.endswith(loaded.stdout)
+    assert len(loaded.stdout) > 20
+
+
+def test_a_loaded_chat_draws_on(invoke, tmp_path: Path) -> None:
+    path = tmp_path / "chat.json"
+    options = ("--temperature", 1, "--max-tokens", 20)
+    saved = invoke("chat", *options, "--seed", 3, input=f"{QUESTION}\n/save {path}\n/regen\n")
+    loaded = invoke("chat", *options, "--seed", 4, input=f"/load {path}\n/regen\n")
+    assert saved.stdout.endswith(loaded.stdout)
+    assert len(loaded.stdout) > 20
+
+
+def test_save_replaces_only_saved_chats(invoke, tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_text("precious")
+    result = ask(invoke, QUESTION, f"/save {path}")
+    assert result.exit_code == 1
+    assert result.stderr.endswith("exists and is no saved chat; choose another name\n")
+    assert path.read_text() == "precious"
+    path.unlink()
+    assert ask(invoke, f"/save {path}", QUESTION, f"/save {path}").exit_code == 0
+    assert ask(invoke, f"/load {path}").stderr.endswith(f"(loaded 1 turn from {path})\n")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_load_of_another_models_chat(invoke, tmp_path: Path, stories260k: Path) -> None:
+    path = tmp_path / "chat.json"
+    assert ask(invoke, QUESTION, f"/save {path}").exit_code == 0
+    result = invoke("chat", stories260k, input=f"/load {path}\n")
+    assert result.exit_code == 1
+    assert "was saved with another model" in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        ("/save", "/save: name a file"),
+        ("/load", "/load: name a file"),
+        ("/load {}/none", "none: No such file or directory"),
+        ("/save {}/none/chat.json", "No such file or directory"),
+        ("/load {}", "is no regular file"),
+    ],
+)
+def test_bad_file_names(invoke, tmp_path: Path, line: str, error: str) -> None:
+    result = ask(invoke, line.format(tmp_path))
+    assert result.exit_code == 1
+    assert error in result.stderr.splitlines()[-1]
+
+
 # ---- Interrupted ----
 
 
@@ -173,10 +304,17 @@ def test_question_whose_reading_was_stopped_is_taken_back(
 # ---- At a terminal ----
 
 Spawn = Callable[..., "pexpect.spawn[str]"]
+PROMPT = r"\x1b\[\?2004h> "  # readline asks the terminal to mark what is pasted
 
 
 @pytest.fixture
-def spawn() -> Iterator[Spawn]:
+def state(tmp_path: Path) -> Path:
+    """The folder in which chats started by `spawn` keep their history."""
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def spawn(state: Path) -> Iterator[Spawn]:
     """`spawn(model)` starts a chat at a terminal of its own."""
     children = []
 
@@ -184,6 +322,7 @@ def spawn() -> Iterator[Spawn]:
         child = pexpect.spawn(
             sys.executable,
             ["-m", "pymixtral", "chat", *map(str, args)],
+            env=os.environ | {"XDG_STATE_HOME": str(state)},
             encoding="utf-8",
             codec_errors="replace",
             timeout=60,
@@ -191,7 +330,7 @@ def spawn() -> Iterator[Spawn]:
         )
         children.append(child)
         child.expect("Ctrl-D leaves")
-        child.expect("> ")
+        child.expect(PROMPT)
         return child
 
     yield begin
@@ -203,13 +342,13 @@ def test_a_chat_at_a_terminal(spawn: Spawn, llm: LLM) -> None:
     child = spawn(*GREEDY, "--max-tokens", 20)
     child.sendline(QUESTION)
     child.expect_exact(expected_answers(llm, [QUESTION]).strip())
-    child.expect("\r\n> ")
+    child.expect(PROMPT)
     child.sendline("/reset")
     child.expect_exact("(a new conversation)")
     child.expect("> ")
     child.sendline(SECOND)
     child.expect_exact(expected_answers(llm, [SECOND]).strip())
-    child.expect("\r\n> ")
+    child.expect(PROMPT)
     child.sendeof()
     child.expect(pexpect.EOF)
     assert child.wait() == 0
@@ -236,9 +375,9 @@ def test_arrow_up_recalls_a_question(spawn: Spawn, llm: LLM) -> None:
     answer = expected_answers(llm, [QUESTION]).strip()
     child.sendline(QUESTION)
     child.expect_exact(answer)
-    child.expect("\r\n> ")
+    child.expect(PROMPT)
     child.sendline("/reset")
-    child.expect("\r\n> ")
+    child.expect(PROMPT)
     child.send("\x1b[A\x1b[A\r")
     child.expect_exact(answer)
 
@@ -250,3 +389,54 @@ def test_too_long_a_question_does_not_end_the_chat(spawn: Spawn, llm: LLM) -> No
     child.expect("> ")
     child.sendline(QUESTION)
     child.expect_exact(expected_answers(llm, [QUESTION]).strip())
+
+
+def test_questions_of_earlier_chats_are_recalled(spawn: Spawn, state: Path) -> None:
+    history = state / "pymixtral" / "chat_history"
+    child = spawn(*GREEDY, "--max-tokens", 2)
+    for line in (QUESTION, "/reset"):
+        child.sendline(line)
+        child.expect(PROMPT)
+    child.sendeof()
+    child.expect(pexpect.EOF)
+    assert history.read_text() == f"{QUESTION}\n/reset\n"
+    assert history.stat().st_mode & 0o777 == 0o600
+
+    child = spawn(*GREEDY, "--max-tokens", 2, "--no-history")
+    child.send("\x1b[A\r")
+    child.expect(PROMPT)
+    child.sendeof()
+    child.expect(pexpect.EOF)
+    assert QUESTION not in child.before
+    assert history.read_text() == f"{QUESTION}\n/reset\n"
+
+    child = spawn(*GREEDY, "--max-tokens", 2)
+    child.send("\x1b[A\x1b[A")
+    child.expect_exact(QUESTION)
+
+
+def test_a_pasted_text_of_several_lines_is_one_question(spawn: Spawn, llm: LLM) -> None:
+    child = spawn(*GREEDY, "--max-tokens", 20)
+    child.send(f"\x1b[200~{QUESTION}\n{SECOND}\n\x1b[201~\r")
+    child.expect_exact(expected_answers(llm, [f"{QUESTION}\n{SECOND}"]).strip())
+    child.expect(PROMPT)
+
+
+def test_ctrl_c_and_ctrl_d_within_a_question_of_several_lines(spawn: Spawn, llm: LLM) -> None:
+    child = spawn(*GREEDY, "--max-tokens", 20)
+    child.sendline(f'"""{SECOND}')
+    child.expect(r"\.\.\. ")
+    child.sendintr()
+    child.expect_exact("(Ctrl-D leaves)")
+    child.expect(PROMPT)
+    child.sendline("first \\")
+    child.expect(r"\.\.\. ")
+    child.sendeof()
+    child.expect("error: the input ends within a question")
+    child.expect(PROMPT)
+    child.sendline(QUESTION)
+    child.expect_exact(expected_answers(llm, [QUESTION]).strip())
+    child.expect(PROMPT)
+    child.sendeof()
+    child.expect(pexpect.EOF)
+    assert child.wait() == 0

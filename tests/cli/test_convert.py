@@ -21,12 +21,14 @@ def folder(tmp_path: Path) -> Path:
 
 def test_convert_and_verify(invoke, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.gguf"
-    result = invoke("convert", folder, out, "--type", "Q8_0", "--name", "Tiny")
+    names = ("--name", "Tiny", "--license", "MIT")
+    result = invoke("convert", folder, out, "--type", "Q8_0", *names)
     assert result.exit_code == 0
     assert "bits per weight" in result.stdout
     assert "relative RMS" in result.stdout
     with open_gguf(out) as found:
         assert found.metadata["general.name"] == "Tiny"
+        assert found.metadata["general.license"] == "MIT"
     assert invoke("verify", out).stdout.startswith(f"{out}: good, ")
 
 

@@ -86,7 +86,7 @@ V1_TEMPLATE = "{{ bos_token }}{% for m in messages %}[INST] {{ m.content }} [/IN
         ("tiny", None, None, "v1 (assumed; the file has none)"),
         ("Mixtral 8x7B", None, None, "v1 (recognised by the model's name)"),
         ("tiny", V1_TEMPLATE, None, "v1 (recognised by the file's own template)"),
-        ("Mixtral", "{{ m.content }}", None, "none (the file's is another, which is not supp"),
+        ("Mixtral", "{{ m.content }}", None, "jinja (the file's own, run in a sandbox)"),
         ("Mixtral", V1_TEMPLATE, "[INST]", "v3 (recognised by the file's own template)"),
     ],
 )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from cpu_time import slowness
 from reference.tiny import TINY_MODELS, random_weights
 from reference.tiny_gguf import write_tiny_gguf
 
@@ -187,7 +188,7 @@ def test_ctrl_c_while_a_prompt_is_read(start, endless: Path) -> None:
         seconds.append(interrupt(process))
         assert process.stdout.read() == b""  # nothing was generated yet
         assert (process.returncode, process.stderr.read()) == (130, b"\n")
-    assert min(seconds) < 0.5
+    assert min(seconds) < 0.5 * slowness()
 
 
 def test_impatient_ctrl_c_does_no_harm(start, endless: Path) -> None:

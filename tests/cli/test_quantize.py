@@ -1,11 +1,19 @@
 """`pymixtral quantize`: the types of a recipe, overrides, refusals, a file that still answers."""
 
 import json
+import os
+import signal
+import struct
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
+from pymixtral import quantizer
 from pymixtral.formats import open_gguf
+from pymixtral.formats.quantize import Encoded, quantize_gguf
+from pymixtral.formats.recipes import RECIPES
 
 STORYTELLER = Path(__file__).parents[2] / "pymixtral/models/storyteller-Q8_0.gguf"
 
@@ -83,3 +91,57 @@ def test_output_equal_to_input(invoke, tmp_path: Path) -> None:
     result = invoke("quantize", str(path), str(path), "q4_0", "--allow-requantize")
     assert "is the source itself" in result.stderr
     assert path.read_bytes() == STORYTELLER.read_bytes()
+
+
+def quantize_and_die(out: Path, n_slices: int) -> None:
+    """To Q4_K_M, in a process of its own, killed with SIGKILL once so many slices are encoded."""
+    child = os.fork()
+    if child == 0:
+        slices = iter(range(n_slices))
+
+        def encode(*arguments: Any) -> Encoded:
+            if next(slices, None) is None:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return quantizer.encode(*arguments)
+
+        quantize_gguf(STORYTELLER, out, RECIPES["q4_k_m"], encode, allow_requantize=True)
+        os._exit(1)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+
+
+@pytest.mark.parametrize("n_slices", [0, 40, 100])
+def test_a_killed_run_is_resumed(invoke, tmp_path: Path, n_slices: int) -> None:
+    out, whole = tmp_path / "out.gguf", tmp_path / "whole.gguf"
+    args = ("q4_k_m", "--allow-requantize", "--json")
+    assert invoke("quantize", STORYTELLER, whole, *args).exit_code == 0
+    quantize_and_die(out, n_slices)
+    assert not out.exists()
+    result = invoke("quantize", STORYTELLER, out, *args, "--resume")
+    assert (json.loads(result.stdout)["resumed"] > 0) == (n_slices > 0)
+    assert out.read_bytes() == whole.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.gguf", "whole.gguf"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options"), [("q4_k_s", ()), ("q4_k_m", ("--imatrix", "i.dat"))]
+)
+def test_another_job_is_not_resumed(
+    invoke, tmp_path: Path, recipe: str, options: tuple[str, ...]
+) -> None:
+    importance = np.linspace(1, 3, 256, dtype="<f4")
+    name = b"blk.0.attn_q.weight"
+    (tmp_path / "i.dat").write_bytes(
+        struct.pack(f"<ii{len(name)}sii", 1, len(name), name, 1, 256) + importance.tobytes()
+    )
+    out = tmp_path / "out.gguf"
+    quantize_and_die(out, 40)
+    options = tuple(option.replace("i.dat", str(tmp_path / "i.dat")) for option in options)
+    args = ("quantize", STORYTELLER, out, recipe, "--allow-requantize", "--json", *options)
+    assert json.loads(invoke(*args, "--resume").stdout)["resumed"] == 0
+
+
+def test_what_a_killed_run_left_is_told(invoke, tmp_path: Path) -> None:
+    out = tmp_path / "out.gguf"
+    quantize_and_die(out, 40)
+    result = invoke("quantize", STORYTELLER, out, "q2_k", "--allow-requantize")
+    assert "is left of a run that was killed: --resume or delete it" in result.stderr

@@ -36,7 +36,7 @@ from hf_folders import (
 
 import pymixtral
 from pymixtral.formats import FormatError, open_gguf, read_hparams, read_vocabulary
-from pymixtral.formats.convert import convert, main
+from pymixtral.formats.convert import convert
 
 SHIPPED = Path(pymixtral.__path__[0]) / "models" / "storyteller-Q8_0.gguf"
 STORYTELLER = Path(__file__).parents[3] / "shared" / "models" / "storyteller"
@@ -388,23 +388,6 @@ def test_progress_names_every_tensor(tmp_path: Path) -> None:
     assert done == sorted(set(done))
     assert done[-1] == total
     assert {n for _, _, n in seen} == {total}
-
-
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = write_folder(tmp_path / "hf")
-    out = tmp_path / "out.gguf"
-    arguments = ["--type", "f16", "--name", "Tiny", "--license", "MIT"]
-    assert main([str(folder), str(out), *arguments]) == 0
-    with open_gguf(out) as found:
-        assert found.metadata["general.name"] == "Tiny"
-        assert found.metadata["general.license"] == "MIT"
-    (folder / "config.json").write_text("{}")
-    capsys.readouterr()
-    assert main([str(folder), str(out)]) == 1
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith("error: ")
-    assert captured.err.count("\n") == 1
 
 
 def test_the_shipped_model() -> None:

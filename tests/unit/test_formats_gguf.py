@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import struct
-import time
 from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
 import pytest
+from cpu_time import bounded_cpu_time
 from gguf_files import (
     F32,
     Q8_0,
@@ -192,9 +192,9 @@ def test_the_header_of_a_26_gb_file_is_read_quickly(tmp_path: Path) -> None:
     with open(path, "wb") as file:
         file.write(content)
         file.truncate(len(content) + 995 * row_bytes * n_rows)
-    started = time.process_time()
-    with open_gguf(path) as ours:
-        assert time.process_time() - started < 0.5
+    with bounded_cpu_time(0.5):
+        ours = open_gguf(path)
+    with ours:
         assert path.stat().st_size > 26e9
         assert ours.metadata["tokens"][-1] == "token31999"
         assert not any(ours.data("t994")[:100])

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 # Module -> modules of the project that it may import; cli modules may import everything.
 FORMATS = "pymixtral.formats"
 ALLOWED: dict[str, set[str]] = {
-    "pymixtral": {"engine", "errors", "llm", "sampling", FORMATS},
+    "pymixtral": {"batch", "completion", "engine", "errors", "llm", "sampling", FORMATS},
     "errors": set(),
     "memory": {"errors"},
     "engine": {"engine", "errors", "_cengine"},
@@ -26,12 +26,18 @@ ALLOWED: dict[str, set[str]] = {
     "sampling": {"errors"},
     "loader": {"engine", "errors", "memory", FORMATS},
     "generate": {"engine", "errors", "sampling", "tokenizer"},
+    "batch": {"engine", "errors", "generate", "sampling"},
+    "completion": {"chat", "errors", "generate", "tokenizer"},
     "llm": {
-        "chat", "engine", "errors", "generate", "loader", "memory", "sampling", "tokenizer",
-        FORMATS,
+        "batch", "chat", "completion", "engine", "errors", "generate", "loader", "memory",
+        "sampling", "tokenizer",
     },
     "quantizer": {"engine", FORMATS},
-    "perplexity": {"engine", "errors", "llm"},
+    "chunks": {"errors", "llm"},
+    "experts": {"engine", "errors", "llm"},
+    "perplexity": {"chunks", "engine", "errors", "llm"},
+    "divergence": {"chunks", "engine", "errors", "llm", "perplexity"},
+    "calibration": {"engine", "errors", "llm", FORMATS},
     "__main__": {"cli"},
 }  # fmt: skip
 

@@ -35,7 +35,7 @@ def chatml(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LLM]:
 
 @pytest.fixture(scope="module")
 def unknown(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_chat_model(tmp_path_factory.mktemp("unknown") / "x.gguf", V3_TOKENS, "<|user|>")
+    return write_chat_model(tmp_path_factory.mktemp("unknown") / "x.gguf", V3_TOKENS, "")
 
 
 def test_the_template_is_recognised(v3: LLM, chatml: LLM) -> None:
@@ -99,7 +99,7 @@ def test_an_unknown_template_blocks_chat_alone(unknown: Path) -> None:
         assert llm.chat_template.version is None
         assert llm.generate("a", SamplingParams(max_tokens=2)).usage.completion_tokens == 2
         for blocked in (lambda: llm.chat([user("Q")]), llm.new_conversation):
-            with pytest.raises(ChatError, match=r"is not known \(the file's is another.*--raw"):
+            with pytest.raises(ChatError, match=r"is not known \(the file's is empty.*--raw"):
                 blocked()
     with LLM(unknown, chat_template="v3") as llm:
         assert llm.chat_template == Recognition("v3", "as asked for")

@@ -20,7 +20,7 @@ V11_TEXT = V7_TEXT + "[TOOL_CALLS]{{ name }}[ARGS]{{ arguments }}"
 
 BY_TEXT = "recognised by the file's own template"
 BY_VOCABULARY = "recognised by the vocabulary"
-OTHER = "the file's is another, which is not supported yet"
+OTHER = "the file's own, run in a sandbox"
 
 
 def vocabulary(version: str, text: str | None = None) -> Vocabulary:
@@ -37,9 +37,9 @@ def vocabulary(version: str, text: str | None = None) -> Vocabulary:
         ("v1", None, "Mixtral 8x7B Instruct v0.1", "v1", "recognised by the model's name"),
         ("v1", None, "mistral-7b", "v1", "recognised by the model's name"),
         ("v1", None, "tiny", "v1", "assumed; the file has none"),
-        ("v1", LLAMA_2_TEXT, "Mixtral", None, OTHER),
-        ("v1", "{{ messages }}", "Mixtral", None, OTHER),
-        ("v1", "", "Mixtral", None, OTHER),
+        ("v1", LLAMA_2_TEXT, "Mixtral", "jinja", OTHER),
+        ("v1", "{{ messages }}", "Mixtral", "jinja", OTHER),
+        ("v1", "", "Mixtral", None, "the file's is empty"),
         (
             "v1",
             CHATML_TEXT,
@@ -55,7 +55,7 @@ def vocabulary(version: str, text: str | None = None) -> Vocabulary:
         ("v7", None, "", "v7", BY_VOCABULARY),
         ("v7", V7_TEXT, "", "v7", BY_TEXT),
         ("v7", V3_TEXT, "", "v3", BY_TEXT),
-        ("v7", V11_TEXT, "", None, OTHER),
+        ("v7", V11_TEXT, "", "jinja", OTHER),
         ("chatml", CHATML_TEXT, "", "chatml", BY_TEXT),
         ("chatml", None, "dolphin-2.5-mixtral-8x7b", "chatml", BY_VOCABULARY),
         ("chatml", V1_TEXT, "", "v1", BY_TEXT),

@@ -1,0 +1,40 @@
+"""Feeds a target with inputs that libFuzzer invents, guided by what the code does with them.
+
+    python tests/fuzz/libfuzzer.py gguf -max_total_time=60
+
+What follows the target are options of libFuzzer. A finding is an exception, a run of over a second,
+or memory far beyond the input's; the input is then written to the working folder, and to mend it
+means to add it to tests/fuzz/corpus/TARGET, which the test suite replays.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import atheris
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+with atheris.instrument_imports(include=["pymixtral"]):
+    from fuzz.targets import TARGETS, run
+
+HERE = Path(__file__).parent
+LIMITS = ["-timeout=1", "-rss_limit_mb=1024", "-malloc_limit_mb=256", "-max_len=16384"]
+
+
+def main() -> None:
+    if len(sys.argv) < 2 or sys.argv[1] not in TARGETS:
+        sys.exit(f"usage: {sys.argv[0]} {{{','.join(TARGETS)}}} [OPTION OF libFuzzer]...")
+    name, *options = sys.argv[1:]
+    words = HERE / f"{name}.dict"
+    if words.exists():
+        options.append(f"-dict={words}")
+    with tempfile.TemporaryDirectory() as found:  # libFuzzer adds inputs to the first folder only
+        arguments = [sys.argv[0], *LIMITS, *options, found, str(HERE / "corpus" / name)]
+        atheris.Setup(arguments, lambda content: run(TARGETS[name], content))
+        atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""Writes the seeds of the fuzz targets: small files of each format, whole and nearly so.
+
+    PYTHONPATH=tests python tests/fuzz/make_corpus.py
+
+Findings that were mended are added to the same folders by hand, under names of their own.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch_files as tf
+from gguf_files import tiny_metadata, write_model
+
+from pymixtral.formats.gguf import ValueType
+
+CORPUS = Path(__file__).parent / "corpus"
+
+
+def gguf() -> Iterator[tuple[str, bytes]]:
+    few = {"token_embd.weight": (3, 32), "output_norm.weight": (32,)}
+    for name, metadata, shapes in (
+        ("empty", {}, {}),
+        ("tensors", {"general.alignment": (64, ValueType.UINT32)}, few),
+        ("dense", _small_vocabulary(tiny_metadata()), few),
+        ("experts", _small_vocabulary(tiny_metadata(n_experts=8)), few),
+    ):
+        yield name, _written(metadata, shapes)
+
+
+def _small_vocabulary(metadata: dict[str, Any]) -> dict[str, Any]:
+    arrays = {name: value for name, (value, kind) in metadata.items() if kind is ValueType.ARRAY}
+    return metadata | {name: (value[:8], ValueType.ARRAY) for name, value in arrays.items()}
+
+
+def _written(metadata: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        return write_model(Path(folder) / "seed.gguf", metadata, shapes).read_bytes()
+
+
+def tokenizer() -> Iterator[tuple[str, bytes]]:
+    special = ["\2\x80<unk>", "\3\x80<s>", "\3\x80</s>"]
+    byte_tokens = [f"\6\x80<0x{byte:02X}>" for byte in range(256)]
+    letters = ["\1\x7f\u2581", "\1\x7ea", "\1\x7db", "\1\x7cab", "\1\x7b\u2581ab", "\4\x80<tool>"]
+    for name, records in (
+        ("bytes", [*special, *byte_tokens, *letters]),
+        ("letters", [*special, *letters]),
+        ("duplicates", [*special, *letters, *letters]),
+        ("empty", [*special, "\1\x80"]),
+    ):
+        # Scores are bytes, and pieces UTF-8.
+        encoded = [record[:2].encode("latin-1") + record[2:].encode() for record in records]
+        yield name, b"\0".join([*encoded, "a bab\u00e9 <tool>".encode()])
+
+
+def safetensors() -> Iterator[tuple[str, bytes]]:
+    header = {"__metadata__": {"format": "pt"}, "a": _span("F32", [2, 2], 0, 16),
+              "b": _span("BF16", [3], 16, 22), "c": _span("F16", [0, 4], 22, 22)}  # fmt: skip
+    for name, tensors, n_bytes in (("empty", {}, 0), ("tensors", header, 22)):
+        text = json.dumps(tensors).encode()
+        yield name, struct.pack("<Q", len(text)) + text + bytes(n_bytes)
+
+
+def _span(dtype: str, shape: list[int], start: int, end: int) -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+
+
+def torch_pickle() -> Iterator[tuple[str, bytes]]:
+    yield "empty", tf.pickle_of({})
+    yield "tensor", tf.pickle_of({"a": tf.tensor("0", 6, (2, 3), (3, 1))})
+    yield "tensors", tf.pickle_of({
+        "a": tf.tensor("0", 6, (2, 3), (3, 1)), "b": tf.tensor("1", 4, (4,), (1,)),
+    })  # fmt: skip
+
+
+def sentencepiece() -> Iterator[tuple[str, bytes]]:
+    def field(number: int, content: bytes) -> bytes:
+        return bytes([number << 3 | 2, len(content)]) + content
+
+    def piece(text: str, score: float, kind: int) -> bytes:
+        scored = field(1, text.encode()) + b"\x15" + struct.pack("<f", score)
+        return field(1, scored + bytes([3 << 3, kind]))
+
+    pieces = piece("<unk>", 0, 2) + piece("<s>", 0, 3) + piece("</s>", 0, 3) + piece("ab", -1, 1)
+    trainer = field(2, bytes([3 << 3, 2]))  # model_type = BPE
+    yield "pieces", pieces
+    yield "model", pieces + trainer + field(3, field(1, b"identity") + bytes([3 << 3, 1]))
+
+
+def tokenizer_json() -> Iterator[tuple[str, bytes]]:
+    vocab = {"<unk>": 0, "<s>": 1, "</s>": 2, "<0x00>": 3, "a": 4, "b": 5, "ab": 6, "\u2581ab": 7}
+    model = {"type": "BPE", "byte_fallback": True, "unk_token": "<unk>", "vocab": vocab}
+    added = [{"id": 1, "content": "<s>", "special": True}, {"id": 8, "content": "<tool>"}]
+    prepend = {"type": "Prepend", "prepend": "\u2581"}
+    normalizer = {"type": "Sequence", "normalizers": [prepend]}
+    for name, document in (
+        ("strings", {"model": model | {"merges": ["a b", "\u2581 ab"]}, "added_tokens": added}),
+        ("pairs", {"model": model | {"merges": [["a", "b"]]}, "normalizer": normalizer}),
+    ):
+        yield name, json.dumps(document).encode()
+
+
+def imatrix() -> Iterator[tuple[str, bytes]]:
+    values = np.ones(4, np.float32).tobytes()
+    entry = struct.pack("<i", 15) + b"blk.0.attn_q.we" + struct.pack("<ii", 3, 4) + values
+    yield "dat", struct.pack("<i", 1) + entry + struct.pack("<ii", 1, 4) + b"text"
+    metadata = {"general.type": ("imatrix", ValueType.STRING)}
+    counted = {"blk.0.attn_q.weight.in_sum2": (1, 32), "blk.0.attn_q.weight.counts": (1, 1)}
+    yield "gguf", _written(metadata, counted)
+
+
+def main() -> None:
+    for target in (gguf, tokenizer, safetensors, torch_pickle, sentencepiece, tokenizer_json,
+                   imatrix):  # fmt: skip
+        folder = CORPUS / target.__name__
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in target():
+            (folder / name).write_bytes(content)
+
+
+if __name__ == "__main__":
+    main()
