@@ -5,9 +5,7 @@ No tensor changes; at most one is in memory at a time.
 
 from __future__ import annotations
 
-import errno
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -26,7 +24,7 @@ from .gguf_shards import (
 )
 from .gguf_writer import GGUFWriter
 from .hparams import read_hparams
-from .verify import check_headers
+from .output import check_model, check_room, free_bytes
 
 Progress = Callable[[str, int, int], None]
 
@@ -62,8 +60,8 @@ def merge_gguf(
         _check_not_a_source(out, gguf)
         tensors = arrange(gguf, read_hparams(gguf), layout)
         copier = _Copier(gguf, sum(tensor.n_bytes for tensor in tensors), progress)
-        _check_room(out, copier.n_bytes)
-        with _writer(out, gguf, check=check_headers) as writer:
+        check_room(out, copier.n_bytes, free_bytes(out))
+        with _writer(out, gguf, check=check_model) as writer:
             copier.add_metadata(writer)
             copier.write(writer, tensors)
     return len(tensors)
@@ -100,7 +98,7 @@ def split_gguf(
         for path in paths:
             _check_not_a_source(path, gguf)
         copier = _Copier(gguf, sum(info.n_bytes for info in gguf.tensors.values()), progress)
-        _check_room(paths[0], copier.n_bytes)
+        check_room(paths[0], copier.n_bytes, free_bytes(paths[0]))
         for index, infos in reversed(list(enumerate(shards))):
             with _writer(paths[index], gguf, check=_check_shard) as writer:
                 if index == 0:
@@ -190,10 +188,3 @@ def _check_shard(path: Path) -> None:
 def _check_not_a_source(out: Path, gguf: GGUFFile) -> None:
     if out.exists() and any(map(out.samefile, gguf.paths)):
         raise FormatError(out, "file", "is a source itself; write elsewhere")
-
-
-def _check_room(out: Path, n_bytes: int) -> None:
-    free = shutil.disk_usage(out.absolute().parent).free
-    if n_bytes > free:
-        what = f"needs {n_bytes:,} bytes, {free:,} are free; the disk is too full"
-        raise OSError(errno.ENOSPC, what, os.fspath(out))

@@ -6,8 +6,7 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 
 from .gguf import open_gguf
@@ -16,19 +15,13 @@ from .hparams import read_hparams
 from .vocabulary import read_vocabulary
 
 
-@contextmanager
-def writing_model(out: Path, job: str, *, resume: bool) -> Iterator[GGUFWriter]:
-    """A `GGUFWriter` that checks the model it has written, and whose errors name the file."""
-    try:
-        with GGUFWriter(out, check=_check_model, job=job, resume=resume) as writer:
-            yield writer
-    except OSError as error:
-        if error.filename is None:
-            error.filename = os.fspath(out)
-        raise
+def writing_model(out: Path, job: str, *, resume: bool) -> GGUFWriter:
+    """A `GGUFWriter` that checks the model it has written."""
+    return GGUFWriter(out, check=check_model, job=job, resume=resume)
 
 
-def _check_model(path: Path) -> None:
+def check_model(path: Path) -> None:
+    """Check all of a model's file but the tensors' numbers."""
     with open_gguf(path) as gguf:
         read_hparams(gguf)
         read_vocabulary(gguf)

@@ -67,13 +67,6 @@ def verify(
     )
 
 
-def check_headers(path: Path) -> None:
-    """Check all but the tensors' numbers, as `verify` does."""
-    with open_model_file(path) as gguf:
-        read_hparams(gguf)
-        read_vocabulary(gguf)
-
-
 def _scan_tensors(gguf: GGUFFile, progress: Progress | None) -> set[str]:
     """Look for NaN and infinities. Returns the names of the types that have an unknown layout."""
     unscanned = set()

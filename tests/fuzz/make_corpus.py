@@ -16,9 +16,13 @@ from typing import Any
 
 import numpy as np
 import torch_files as tf
+from byte_level_files import byte_characters
+from fuzz.targets import SHARD_EDGE
 from gguf_files import tiny_metadata, write_model
 
 from pymixtral.formats.gguf import ValueType
+from pymixtral.formats.gguf_split import split_gguf
+from pymixtral.formats.pre_tokenizers import PRE_TOKENIZERS
 
 CORPUS = Path(__file__).parent / "corpus"
 
@@ -57,6 +61,50 @@ def tokenizer() -> Iterator[tuple[str, bytes]]:
         # Scores are bytes, and pieces UTF-8.
         encoded = [record[:2].encode("latin-1") + record[2:].encode() for record in records]
         yield name, b"\0".join([*encoded, "a bab\u00e9 <tool>".encode()])
+
+
+def byte_level() -> Iterator[tuple[str, bytes]]:
+    ordinary = [*byte_characters(), "th", "the", "\u0120the"]
+    records = [f"\1{token}" for token in ordinary]
+    records += ["\3<|end|>", "\4<|added|>", "\tt h", "\tth e", "\t\u0120 the"]
+    text = "over the <|end|> 2026 \u00e9"
+    one_of_each = {rules: pre for pre, rules in PRE_TOKENIZERS.items()}.values()
+    for pre in sorted(one_of_each):
+        number = sorted(PRE_TOKENIZERS).index(pre)
+        yield pre, bytes([number]) + b"\0".join(record.encode() for record in [*records, text])
+
+
+def shards() -> Iterator[tuple[str, bytes]]:
+    """Of models with one layer and six tokens, which are good from end to end."""
+    for name, n_experts in (("dense", 0), ("experts", 2)):
+        with tempfile.TemporaryDirectory() as folder:
+            model = write_model(Path(folder) / "whole", *_least_model(n_experts))
+            paths = split_gguf(model, Path(folder) / "m", max_tensors=5)
+            yield name, SHARD_EDGE.join(path.read_bytes() for path in paths)
+
+
+def _least_model(n_experts: int) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
+    n_vocab, dim, ffn_dim = 6, 4, 3
+    integers = {"vocab_size": n_vocab, "embedding_length": dim, "block_count": 1,
+                "feed_forward_length": ffn_dim, "attention.head_count": 1,
+                "attention.head_count_kv": 1, "rope.dimension_count": dim}  # fmt: skip
+    metadata = tiny_metadata(n_experts) | {
+        **{f"llama.{key}": (value, ValueType.UINT32) for key, value in integers.items()},
+        "tokenizer.ggml.tokens": (["<unk>", "<s>", "</s>", "<0x41>", "a", "b"], ValueType.ARRAY),
+        "tokenizer.ggml.scores": (np.zeros(n_vocab, np.float32), ValueType.ARRAY),
+        "tokenizer.ggml.token_type": (np.array([2, 3, 3, 6, 1, 1], np.int32), ValueType.ARRAY),
+    }
+    experts = range(n_experts) if n_experts else [None]  # each in a tensor of its own
+    shapes: dict[str, tuple[int, ...]] = {"token_embd": (n_vocab, dim), "output_norm": (dim,)}
+    shapes |= {f"blk.0.{name}_norm": (dim,) for name in ("attn", "ffn")}
+    shapes |= {f"blk.0.attn_{name}": (dim, dim) for name in ("q", "k", "v", "output")}
+    if n_experts:
+        shapes["blk.0.ffn_gate_inp"] = (n_experts, dim)
+    for expert in experts:
+        suffix = "" if expert is None else f".{expert}"
+        shapes |= {f"blk.0.ffn_{name}{suffix}": (ffn_dim, dim) for name in ("gate", "up")}
+        shapes[f"blk.0.ffn_down{suffix}"] = (dim, ffn_dim)
+    return metadata, {f"{name}.weight": shape for name, shape in shapes.items()}
 
 
 def safetensors() -> Iterator[tuple[str, bytes]]:
@@ -116,8 +164,8 @@ def imatrix() -> Iterator[tuple[str, bytes]]:
 
 
 def main() -> None:
-    for target in (gguf, tokenizer, safetensors, torch_pickle, sentencepiece, tokenizer_json,
-                   imatrix):  # fmt: skip
+    for target in (gguf, shards, tokenizer, byte_level, safetensors, torch_pickle, sentencepiece,
+                   tokenizer_json, imatrix):  # fmt: skip
         folder = CORPUS / target.__name__
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in target():

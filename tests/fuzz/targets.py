@@ -18,7 +18,9 @@ from gguf_files import array, gguf_bytes, key, string
 from pymixtral.errors import ParameterError
 from pymixtral.formats import FormatError, read_hparams, read_vocabulary
 from pymixtral.formats.gguf import ValueType, open_gguf
+from pymixtral.formats.gguf_shards import open_model_file, shard_path
 from pymixtral.formats.imatrix import read_imatrix
+from pymixtral.formats.pre_tokenizers import PRE_TOKENIZERS
 from pymixtral.formats.safetensors import SafetensorsFile
 from pymixtral.formats.sentencepiece_model import read_sentencepiece_model
 from pymixtral.formats.tokenizer_json import read_tokenizer_json
@@ -26,6 +28,8 @@ from pymixtral.formats.torch_pickle import read_torch_pickle
 from pymixtral.tokenizer import Detokenizer, Tokenizer
 
 Target = Callable[[bytes], None]
+
+SHARD_EDGE = b"\0-edge-\0"
 
 
 def gguf(content: bytes) -> None:
@@ -71,6 +75,50 @@ def tokenizer(content: bytes) -> None:
         raise RuntimeError("the stream of text differs from the text of the whole")
 
 
+def byte_level(content: bytes) -> None:
+    """A byte-level BPE vocabulary, rebuilt, encodes and decodes.
+
+    The first byte picks a pre-tokenizer. Records end in a zero byte: type, token; or a tab, merge.
+    The last one is the text.
+    """
+    pre, (*records, text) = content[:1], content[1:].split(b"\0")
+    tokens = [record for record in records if record and record[:1] != b"\t"]
+    merges = [record[1:] for record in records if record[:1] == b"\t"]
+    types = [struct.pack("<i", record[0] % 7) for record in tokens]
+    names = sorted(PRE_TOKENIZERS)
+    scalars = {b"model": b"gpt2", b"pre": names[(pre or b"\0")[0] % len(names)].encode()}
+    columns = {b"tokens": (ValueType.STRING, [string(record[1:]) for record in tokens]),
+               b"merges": (ValueType.STRING, [string(merge) for merge in merges]),
+               b"token_type": (ValueType.INT32, types)}  # fmt: skip
+    keys = [
+        key(b"tokenizer.ggml." + name, ValueType.STRING, string(value))
+        for name, value in scalars.items()
+    ]
+    for name, (kind, items) in columns.items():
+        value = array(kind, len(items), b"".join(items))
+        keys.append(key(b"tokenizer.ggml." + name, ValueType.ARRAY, value))
+    with open_gguf(_file(gguf_bytes(keys))) as file:
+        rebuilt = Tokenizer(read_vocabulary(file))
+    ids = rebuilt.encode(text.decode(errors="replace"))
+    rebuilt.decode(ids)
+    if inserted := [i for i in ids if rebuilt.control_id(rebuilt.piece(i)) == i]:
+        raise RuntimeError(f"text became the tokens {inserted}, which the program alone inserts")
+
+
+def shards(content: bytes) -> None:
+    """A model in several files: the content, cut at each `SHARD_EDGE`."""
+    parts = content.split(SHARD_EDGE)[:4]
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [shard_path(Path(folder) / "m", i, len(parts)) for i in range(len(parts))]
+        for path, part in zip(paths, parts, strict=True):
+            path.write_bytes(part)
+        with open_model_file(paths[0]) as file:
+            read_hparams(file)
+            for name, info in file.tensors.items():
+                if len(file.data(name)) != info.n_bytes:
+                    raise RuntimeError(f"{name} is not whole")
+
+
 def safetensors(content: bytes) -> None:
     """Header, and each tensor's values."""
     file = SafetensorsFile(_file(content))
@@ -104,7 +152,8 @@ def imatrix(content: bytes) -> None:
 TARGETS: dict[str, Target] = {
     target.__name__: target
     for target in (
-        gguf, tokenizer, safetensors, torch_pickle, sentencepiece, tokenizer_json, imatrix,
+        gguf, shards, tokenizer, byte_level, safetensors, torch_pickle, sentencepiece,
+        tokenizer_json, imatrix,
     )
 }  # fmt: skip
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from gguf_files import DIM, tiny_metadata, tiny_shapes, write_model
 from messages import Message, assistant, calling, definition, result, system, text_chunk, user
 from reference import mistral
 
+from pymixtral import LLM, SamplingParams
 from pymixtral.chat import encode_chat
 from pymixtral.errors import ChatError
-from pymixtral.formats import TokenType
+from pymixtral.formats import TokenType, ValueType
+from pymixtral.formats.convert import vocabulary_metadata
 from pymixtral.tokenizer import Tokenizer
 
 END, START = 32000, 32001
@@ -88,3 +92,25 @@ def test_chatml_has_no_tools(tokenizer: Tokenizer) -> None:
 def test_refusals(tokenizer: Tokenizer, messages: list[Message], error: str) -> None:
     with pytest.raises(ChatError, match=error):
         encode(tokenizer, *messages)
+
+
+def test_a_file_of_32002_tokens_chats(tmp_path: Path) -> None:
+    """The tokens are the file's; the vocabulary's size is the embedding's."""
+    added = ("<|im_end|>", TokenType.CONTROL), ("<|im_start|>", TokenType.USER_DEFINED)
+    vocabulary = replace(
+        mistral.with_tokens(mistral.vocabulary(), *added),
+        chat_template="{{'<|im_start|>' + message['role'] + '\n' + message['content']}}<|im_end|>",
+        eos_id=END,
+    )
+    metadata = {k: v for k, v in tiny_metadata().items() if not k.startswith("tokenizer.")}
+    metadata |= {key: (value, kind) for key, value, kind in vocabulary_metadata(vocabulary)}
+    metadata["llama.vocab_size"] = (32002, ValueType.UINT32)
+    shapes = tiny_shapes() | dict.fromkeys(("token_embd.weight", "output.weight"), (32002, DIM))
+    with LLM(write_model(tmp_path / "fine-tune.gguf", metadata, shapes)) as llm:
+        assert llm.n_vocab == 32002
+        assert llm.chat_template.version == "chatml"
+        ids = llm.encode_chat([user("<|im_start|>")])
+        assert ids.count(START) == 2  # the user's turn and the answer's
+        assert llm.tokenize("<|im_start|>").count(START) == 0
+        answer = llm.chat([user("Hello")], SamplingParams(max_tokens=4, temperature=0))
+        assert len(answer.token_ids) <= 4
