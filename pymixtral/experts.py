@@ -37,9 +37,9 @@ class ExpertUse:
 
     def shares(self) -> NDArray[np.float64]:
         """(n_layers, n_experts): the share of a layer's choices that fell on an expert."""
-        n_tokens, _, n_used = self.chosen.shape
-        fired = self.weight_of_all() > 0
-        shares: NDArray[np.float64] = fired.sum(axis=0) / (n_tokens * n_used)
+        experts = np.arange(self.n_experts)
+        fired = self.chosen[..., None] == experts  # (n_tokens, n_layers, n_used, n_experts)
+        shares: NDArray[np.float64] = fired.mean(axis=(0, 2))
         return shares
 
 

@@ -58,7 +58,7 @@ class JinjaTemplate(Template):
         written = render(
             self._source,
             tuple((ROLES[type(turn)], _hidden(turn, stand_ins)) for turn in turns),
-            add_generation_prompt=not isinstance(turns[-1], Answer),
+            add_generation_prompt=not any(isinstance(turn, Answer) for turn in turns[-1:]),
             bos_token=self._spelling(self._tokenizer.bos_id),
             eos_token=self._spelling(self._tokenizer.eos_id),
         )

@@ -23,7 +23,7 @@ COLOURS = "magma_r"
 BAR_COLOUR = "#7b2d8b"
 MAX_NAMED_TOKENS = 100  # more cannot be read
 MAX_NUMBERED_ROWS = 128
-MAX_INCHES = 40.0
+MAX_INCHES = 18.0  # a real Mixtral has 256 rows, which stay 8 pixels high
 # How sentencepiece, and byte-level vocabularies, write a space inside a token.
 WRITTEN_SPACES = "\u2581\u0120"
 

@@ -100,7 +100,7 @@ def command(
       pymixtral run "Tell me a story about a fox."
       pymixtral run mixtral.gguf "Why is the sky blue?" --temperature 0
       pymixtral run --raw "Once upon a time" --max-tokens 64 --seed 1 --stop "The end"
-      pymixtral run mixtral.gguf "Yes or no?" --max-tokens 1 --logprobs 5 --logit-bias "Maybe=-inf"
+      pymixtral run mixtral.gguf "Yes or no?" --max-tokens 1 --logprobs 5 --logit-bias " Maybe=-inf"
       git diff | pymixtral run -q mixtral.gguf - > review.txt
       pymixtral run mixtral-8x22b.gguf "Is it raining?" --tools tools.json --json | jq .tool_calls
       pymixtral run mixtral.gguf --file prompts.jsonl --parallel 8 > answers.jsonl

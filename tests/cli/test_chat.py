@@ -301,6 +301,19 @@ def test_question_whose_reading_was_stopped_is_taken_back(
     assert asked[1] == asked[2] != asked[0]
 
 
+def test_regen_that_was_stopped_keeps_the_answer(
+    chat: Chat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat.ask(QUESTION)
+    chat.save(tmp_path / "before.json")
+    with monkeypatch.context() as patch:
+        patch.setattr(Timeline, "eval", Mock(side_effect=KeyboardInterrupt))
+        chat.regenerate()
+    chat.save(tmp_path / "after.json")
+    before, after = ((tmp_path / f"{name}.json").read_text() for name in ("before", "after"))
+    assert before == after
+
+
 # ---- At a terminal ----
 
 Spawn = Callable[..., "pexpect.spawn[str]"]

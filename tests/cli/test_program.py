@@ -20,7 +20,10 @@ from pymixtral.cli import info
 from pymixtral.cli.main import COMMANDS, program
 
 LOAD_OPTIONS = ("--threads", "--ctx", "--tier", "--kv-type", "--no-mmap", "--no-memory-check")
-SAMPLING_OPTIONS = ("--temperature", "--top-k", "--top-p", "--min-p", "--max-tokens", "--seed")
+SAMPLING_OPTIONS = (
+    "--temperature", "--top-k", "--top-p", "--min-p", "--max-tokens", "--seed", "--stop",
+    "--logit-bias",
+)  # fmt: skip
 
 
 # ---- Help ----
@@ -38,10 +41,14 @@ def test_help_has_examples(invoke, command: str) -> None:
 @pytest.mark.parametrize(
     ("command", "options"),
     [
-        ("run", (*LOAD_OPTIONS, *SAMPLING_OPTIONS, "--chat-template", "--tools")),
-        ("chat", (*LOAD_OPTIONS, *SAMPLING_OPTIONS, "--chat-template", "--no-shift")),
+        ("run", (*LOAD_OPTIONS, *SAMPLING_OPTIONS, "--chat-template", "--tools", "--file")),
+        (
+            "chat",
+            (*LOAD_OPTIONS, *SAMPLING_OPTIONS, "--chat-template", "--no-shift", "--no-history"),
+        ),
         ("bench", (*LOAD_OPTIONS, "--seed")),
         ("perplexity", (*LOAD_OPTIONS, "--phase")),
+        ("experts", (*LOAD_OPTIONS, "--chat-template", "--tokens", "--plot")),
         ("inspect", ("--ctx", "--kv-type")),
     ],
 )

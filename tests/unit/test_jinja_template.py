@@ -131,6 +131,7 @@ def test_one_bos_whether_the_template_writes_it_or_not(in_process: None) -> None
 
 def test_a_conversation_keeps_generated_ids(in_process: None) -> None:
     tokenizer = mixtral(source("llama3"), "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
+    assert Conversation(tokenizer, version="jinja").ids
     conversation = Conversation(tokenizer, "Be brief.", "jinja")
     conversation.add_user("Hello")
     before = conversation.ids
