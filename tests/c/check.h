@@ -73,7 +73,7 @@ static int random_int(int lo, int hi) {
 /* -1 ... 1 */
 static float random_float(void) { return (float)random_bits() * 0x1p-31f - 1.0f; }
 
-static void random_bytes(void *p, size_t n) {
+static inline void random_bytes(void *p, size_t n) {
     for (size_t i = 0; i < n; i++) {
         ((uint8_t *)p)[i] = (uint8_t)random_bits();
     }
