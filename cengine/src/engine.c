@@ -15,15 +15,24 @@ static int batch_rows_of(const ce_options *o) {
     return o->batch_rows > 0 ? o->batch_rows : CE_DEFAULT_BATCH_ROWS;
 }
 
-static bool packs_acts(const ce_options *o) {
+static int pack_block_bytes(const ce_options *o) {
     ce_kernels k = {0};
-    return ce_select_kernels(o->tier, &k, NULL) == CE_OK && k.pack_acts != NULL;
+    int most = 0;
+    if (ce_select_kernels(o->tier, &k, NULL) != CE_OK)
+        return 0;
+    for (int phase = 0; phase < CE_N_PHASES; phase++)
+        for (int type = 0; type < CE_MAX_TYPE; type++) {
+            const ce_packing *packing = k.matmul[phase][type].packing;
+            if (packing != NULL && packing->block_bytes > most)
+                most = packing->block_bytes;
+        }
+    return most;
 }
 
 static uint64_t measure_scratch(const ce_hparams *hp, const ce_options *o) {
     ce_scratch unused;
     ce_arena measure = {0};
-    ce_scratch_lay_out(&unused, &measure, hp, batch_rows_of(o), threads_of(o), packs_acts(o));
+    ce_scratch_lay_out(&unused, &measure, hp, batch_rows_of(o), threads_of(o), pack_block_bytes(o));
     return measure.used;
 }
 
@@ -51,7 +60,7 @@ static ce_status allocate(ce_engine *engine, const ce_options *o, ce_error *err)
                        (unsigned long long)(n_bytes / 1000000));
     ce_arena arena = {.base = engine->scratch_block};
     ce_scratch_lay_out(&engine->scratch, &arena, hp, engine->batch_rows, threads_of(o),
-                       packs_acts(o));
+                       pack_block_bytes(o));
     ce_rope_frequencies(engine->inv_freq, hp->head_dim, hp->rope_theta);
     engine->attention_scale = (float)(1.0 / sqrt((double)hp->head_dim));
     return CE_OK;

@@ -51,7 +51,8 @@ typedef struct {
     ce_act_rows hidden;     /* [P][ffn_dim]: silu(gate) * up */
     float *expert_out;      /* [P][dim] */
     float *up_tile;         /* [n_threads][P][CE_CHUNK_ROWS] */
-    uint16_t *packed;       /* inputs of the jobs of one ce_matmul; if the tier packs them */
+    uint8_t *packed;        /* inputs of the jobs of one ce_matmul, where kernels want them so */
+    uint8_t *work;          /* [n_threads][CE_WORK_BYTES] */
 
     int32_t *head_row; /* [B]: rows whose logits are wanted */
     float *logits;     /* [CE_HEAD_ROWS][n_vocab] */
@@ -66,9 +67,10 @@ enum {
     CE_MAX_ITEMS = 256
 };
 
-/* Points the arrays into the arena, which measures them when its base is NULL. */
+/* Points the arrays into the arena, which measures them when its base is NULL. pack_block_bytes:
+ * the most of any kernel's packing. */
 void ce_scratch_lay_out(ce_scratch *s, ce_arena *arena, const ce_hparams *hp, int batch_rows,
-                        int n_threads, bool packed);
+                        int n_threads, int pack_block_bytes);
 
 struct ce_engine {
     ce_model model;

@@ -140,6 +140,12 @@ static ce_status check_extents(const ce_tensor *t, const role_shape *s, ce_error
     return CE_OK;
 }
 
+/* Kernels of block types read int8, unless they pack floats. */
+static bool reads_int8(int type, const ce_matmul_kernel *kernel) {
+    const bool is_block_type = ce_row_bytes(type, 1) == 0;
+    return is_block_type && !(kernel->packing != NULL && kernel->packing->from_f32);
+}
+
 static ce_status bind_tensor(ce_model *m, const ce_tensor *t, const ce_kernels *kernels,
                              ce_error *err) {
     if (!in_range(t->role, 0, CE_N_ROLES - 1))
@@ -166,6 +172,11 @@ static ce_status bind_tensor(ce_model *m, const ce_tensor *t, const ce_kernels *
         kernels->matmul[CE_PHASE_PROMPT][t->type].run == NULL)
         return ce_fail(err, CE_ERR_MODEL, "%s of layer %d has type %d, which has no kernel", s.name,
                        t->layer, t->type);
+    for (int phase = 0; phase < CE_N_PHASES; phase++) {
+        /* The router has the kernels for one row in either phase. */
+        const int used = t->role == CE_FFN_GATE_INP ? CE_PHASE_GENERATED : phase;
+        m->reads_int8[phase] |= reads_int8(t->type, &kernels->matmul[used][t->type]);
+    }
     *weight_slot(m, t->role, t->layer) = (ce_weight){
         .type = t->type,
         .n_mats = (int)s.n_mats,

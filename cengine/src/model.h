@@ -21,12 +21,13 @@ typedef struct {
 
 typedef struct {
     ce_hparams hp;
-    int n_experts;            /* 1 when dense */
-    int n_used;               /* 1 when dense */
-    ce_weight token_embd;     /* [n_vocab][dim] */
-    const float *output_norm; /* [dim] */
-    ce_weight output;         /* [n_vocab][dim]; the embedding where the file ties them */
-    ce_layer *layers;         /* [n_layers] */
+    int n_experts;                /* 1 when dense */
+    int n_used;                   /* 1 when dense */
+    ce_weight token_embd;         /* [n_vocab][dim] */
+    const float *output_norm;     /* [dim] */
+    ce_weight output;             /* [n_vocab][dim]; the embedding where the file ties them */
+    ce_layer *layers;             /* [n_layers] */
+    bool reads_int8[CE_N_PHASES]; /* whether a kernel of the phase wants its inputs quantized */
 } ce_model;
 
 /* Hyperparameters within the engine's bounds, so that no product of them overflows. */

@@ -31,7 +31,7 @@ static ce_act_rows take_acts(ce_arena *arena, uint64_t rows, int n_cols) {
 }
 
 void ce_scratch_lay_out(ce_scratch *s, ce_arena *arena, const ce_hparams *hp, int batch_rows,
-                        int n_threads, bool packed) {
+                        int n_threads, int pack_block_bytes) {
     const uint64_t rows = (uint64_t)batch_rows, dim = (uint64_t)hp->dim;
     const uint64_t n_experts = hp->n_experts > 0 ? (uint64_t)hp->n_experts : 1;
     const uint64_t n_used = hp->n_experts > 0 ? (uint64_t)hp->n_experts_used : 1;
@@ -40,9 +40,11 @@ void ce_scratch_lay_out(ce_scratch *s, ce_arena *arena, const ce_hparams *hp, in
     const uint64_t kv_cols = (uint64_t)hp->n_kv_heads * (uint64_t)hp->head_dim;
     const int q_cols = hp->n_heads * hp->head_dim;
     const int max_dim = hp->dim > q_cols ? hp->dim : q_cols;
-    const int max_cols = max_dim > hp->ffn_dim ? max_dim : hp->ffn_dim;
-    /* Each expert's last rows may not fill a group. */
-    const uint64_t packed_rows = packed ? ce_add(pairs, ce_mul(n_experts, CE_PACK_ROWS)) : 0;
+    /* Each expert's last rows may not fill a group. Matrices that share an input may want it packed
+     * in two ways; they have max_dim columns. */
+    const uint64_t pack_groups = pairs / CE_PACK_TOKENS + n_experts;
+    const int pack_cols = 2 * max_dim > hp->ffn_dim ? 2 * max_dim : hp->ffn_dim;
+    const uint64_t pack_bytes = (uint64_t)(pack_cols / CE_ACT_BLOCK) * (uint64_t)pack_block_bytes;
     *s = (ce_scratch){
         .id = take_ints(arena, rows),
         .item = take_ints(arena, rows),
@@ -68,7 +70,8 @@ void ce_scratch_lay_out(ce_scratch *s, ce_arena *arena, const ce_hparams *hp, in
         .hidden = take_acts(arena, pairs, hp->ffn_dim),
         .expert_out = take_floats(arena, pairs, dim),
         .up_tile = take_floats(arena, ce_mul((uint64_t)n_threads, pairs), CE_CHUNK_ROWS),
-        .packed = ce_arena_take(arena, ce_mul(packed_rows, (uint64_t)max_cols), sizeof(uint16_t)),
+        .packed = ce_arena_take(arena, pack_groups, pack_bytes),
+        .work = ce_arena_take(arena, (uint64_t)n_threads, CE_WORK_BYTES),
         .head_row = take_ints(arena, rows),
         .logits = take_floats(arena, CE_HEAD_ROWS, (uint64_t)hp->n_vocab),
     };
