@@ -83,7 +83,7 @@ static void pack_values(uint16_t *to, const float *rows, int columns) {
             const float *at = rows + 2 * j * columns + c;
             v[j] = interleave(load(at), load(at + columns));
         }
-        transpose(v);
+        transpose_tile(v);
         for (int i = 0; i < TILE_SIDE; i++) {
             _mm512_storeu_si512(to + (size_t)(c + i) * TILE, v[i]);
         }
@@ -115,7 +115,7 @@ static void pack_queries(uint16_t *to, const ce_queries *a, int first, int colum
                 const float *q = a->q + query_offset(a, query);
                 v[j] = to_bf16(load_columns(a, q, c), load_columns(a, q, c + LANES));
             }
-            transpose(v);
+            transpose_tile(v);
             memcpy(to, v, TILE_BYTES);
             to += TILE_ELEMENTS;
         }

@@ -6,12 +6,13 @@
  * ascending order. How tdpbf16ps adds is the hardware's, and the same for every element.
  *
  * Weights are the left operand, so that their rows stay as they are; activations are packed once
- * for all rows, by pack_acts. Blocking: the panel of 32 rows times 512 columns that is dequantized
- * stays in L1, the same columns of 512 tokens stay in L2 with the sums of 128 rows. Rows beyond the
- * last repeat it, tokens beyond the last are zeros; neither is stored. */
+ * for all rows, by pack_tokens. Blocking: the panel of 32 rows times 512 columns that is
+ * dequantized stays in L1, the same columns of 512 tokens stay in L2 with the sums of 128 rows.
+ * Rows beyond the last repeat it, tokens beyond the last are zeros; neither is stored. */
 #include "amx.h"
 #include "amx_tiles.h"
-#include "avx512vnni_blocks.h"
+#include "avx512vnni_rows.h"
+#include "rows_blocks.h"
 
 enum {
     PANEL_ROWS = 2 * TILE_SIDE,
@@ -23,19 +24,18 @@ enum {
     CACHE_LINE = 64
 };
 
-static inline int min_int(int a, int b) { return a < b ? a : b; }
-
 /* ---- Activations ---- */
 
-static void pack_acts(uint16_t *to, const float *x, int n_tokens, int n_cols) {
+static void pack_tokens(void *packed, const ce_acts *x, int n_tokens, int n_cols) {
+    uint16_t *to = packed;
     for (int c = 0; c < n_cols; c += TILE_COLS) {
         tile_rows v;
         for (int t = 0; t < TILE_SIDE; t++) {
-            const float *at = x + (size_t)t * n_cols + c;
+            const float *at = x->f32 + (size_t)t * n_cols + c;
             v[t] = t < n_tokens ? to_bf16(_mm512_loadu_ps(at), _mm512_loadu_ps(at + 16))
                                 : _mm512_setzero_si512();
         }
-        transpose(v);
+        transpose_tile(v);
         memcpy(to + (size_t)c * TILE_SIDE, v, TILE_BYTES);
     }
 }
@@ -53,14 +53,12 @@ INLINE void find_factors(row_factors *to, const block_format *f, const uint8_t *
     f->scales(&s, row, n);
     for (int b = 0; b < n; b++) {
         for (int h = 0; h < 2; h++) {
-            __m512 factor = _mm512_loadu_ps(s.scale[b]);
-            if (f->has_mult) {
-                factor = _mm512_mul_ps(factor, _mm512_loadu_ps(s.mult[b][h]));
-            }
-            const __m512 min = f->has_min ? _mm512_loadu_ps(s.min[b]) : _mm512_setzero_ps();
-            const __m512 term = _mm512_fnmsub_ps(factor, _mm512_set1_ps((float)f->offset), min);
-            _mm512_storeu_ps(to->factor[b][h], factor);
-            _mm512_storeu_ps(to->term[b][h], term);
+            const floats factor = f->has_mult ? s.scale[b] * s.mult[b][h] : s.scale[b];
+            const floats offset = (floats){0} + (float)offset_of(f);
+            const floats min = f->has_min ? s.min[b] : (floats){0};
+            const floats term = -multiply_add(factor, offset, min);
+            memcpy(to->factor[b][h], &factor, sizeof factor);
+            memcpy(to->term[b][h], &term, sizeof term);
         }
     }
 }
@@ -79,10 +77,9 @@ INLINE __m512i dequantize_row(__m256i q, const row_factors *s, int b, int i) {
 /* A panel takes a few hundred bytes of each row, too few for the hardware's prefetcher: as a row's
  * span is dequantized, line i of the same span of the panel right of it is fetched. */
 INLINE void prefetch_line(const block_format *f, const uint8_t *row, int i) {
-    const size_t panel_bytes = PANEL_COLS / CE_QK / f->sub_blocks * f->block_bytes;
-    const size_t span_bytes = SPAN / f->sub_blocks * f->block_bytes;
+    const size_t panel_bytes = PANEL_COLS / CE_QK / SPAN * span_bytes(f);
     const size_t at = (size_t)i * CACHE_LINE;
-    if (at < span_bytes) {
+    if (at < span_bytes(f)) {
         _mm_prefetch((const char *)row + panel_bytes + at, _MM_HINT_T1);
     }
 }
@@ -94,13 +91,13 @@ INLINE void dequantize_span(tile_rows *to, const block_format *f, const uint8_t 
     find_factors(&s, f, row, n);
 #pragma GCC unroll 8 /* SPAN: makes the shifts in quants() constants */
     for (int b = 0; b < n; b++) {
-        const size_t at = b / f->sub_blocks * f->block_bytes;
-        for (int i = 0; i < ROWS; i += 2) {
+        for (int k = 0; k < VECTORS; k++) {
+            const int i = row_of(k, 0), j = row_of(k, 1);
             prefetch_line(f, row[i], b);
-            prefetch_line(f, row[i + 1], b);
-            const __m512i q = f->quants(row[i] + at, row[i + 1] + at, b % f->sub_blocks);
+            prefetch_line(f, row[j], b);
+            const __m512i q = (__m512i)quants_at(f, row, k, b);
             to[b][i] = dequantize_row(_mm512_castsi512_si256(q), &s, b, i);
-            to[b][i + 1] = dequantize_row(_mm512_extracti64x4_epi64(q, 1), &s, b, i + 1);
+            to[b][j] = dequantize_row(_mm512_extracti64x4_epi64(q, 1), &s, b, j);
         }
     }
 }
@@ -114,15 +111,11 @@ INLINE void dequantize_panel(panel *p, const block_format *f, const uint8_t *w, 
                              int n_rows, int n_tiles) {
     for (int h = 0; h < 2; h++) {
         const uint8_t *row[ROWS];
-        for (int i = 0; i < ROWS; i++) {
-            row[i] = w + min_int(h * ROWS + i, n_rows - 1) * row_bytes;
-        }
+        point_at_rows(row, w, row_bytes, h * ROWS, n_rows);
         for (int b = 0; b < n_tiles; b += SPAN) {
-            const int n = f->sub_blocks == SPAN ? SPAN : min_int(SPAN, n_tiles - b);
+            const int n = span_at(f, b, n_tiles);
             dequantize_span(p->half[h] + b, f, row, n);
-            for (int i = 0; i < ROWS; i++) {
-                row[i] += SPAN / f->sub_blocks * f->block_bytes;
-            }
+            advance_rows(row, span_bytes(f));
         }
     }
 }
@@ -170,6 +163,13 @@ static void multiply_two(tile_rows sums[4], const panel *p, const uint16_t *x0, 
 /* [panel of the block][group of tokens][half of the panel] */
 typedef tile_rows block_sums[BLOCK_ROWS / PANEL_ROWS][BLOCK_GROUPS][2];
 
+typedef struct {
+    block_sums sums;
+    panel panel;
+} workspace;
+
+_Static_assert(sizeof(workspace) <= CE_WORK_BYTES, "the workspace of a block");
+
 INLINE void multiply_panel(tile_rows sums[][2], const panel *p, const uint16_t *x,
                            size_t group_size, int n_groups, int n_tiles) {
     int g = 0;
@@ -185,7 +185,7 @@ INLINE void multiply_panel(tile_rows sums[][2], const panel *p, const uint16_t *
 static void store_tile(float *y, size_t y_stride, const tile_rows sums, int n_rows, int n_tokens) {
     tile_rows v;
     memcpy(v, sums, sizeof v);
-    transpose(v);
+    transpose_tile(v);
     const __mmask16 mask = n_rows >= TILE_SIDE ? 0xffff : (__mmask16)((1 << n_rows) - 1);
     for (int t = 0; t < min_int(n_tokens, TILE_SIDE); t++) {
         _mm512_mask_storeu_epi32(y + t * y_stride, mask, v[t]);
@@ -203,34 +203,34 @@ static void store_block(float *y, size_t y_stride, block_sums sums, int n_rows, 
 }
 
 /* At most BLOCK_ROWS rows times BLOCK_TOKENS tokens, packed at x. */
-INLINE void multiply_block(const block_format *f, float *y, size_t y_stride, const uint8_t *w,
-                           size_t row_bytes, int n_rows, const uint16_t *x, int n_tokens,
-                           int n_cols) {
+INLINE void multiply_block(workspace *work, const block_format *f, float *y, size_t y_stride,
+                           const uint8_t *w, size_t row_bytes, int n_rows, const uint16_t *x,
+                           int n_tokens, int n_cols) {
     const int n_groups = (n_tokens + TILE_SIDE - 1) / TILE_SIDE;
     const size_t group_size = (size_t)n_cols * TILE_SIDE;
-    block_sums sums;
     for (int r = 0; r < n_rows; r += PANEL_ROWS) {
-        memset(sums[r / PANEL_ROWS], 0, n_groups * sizeof sums[0][0]);
+        memset(work->sums[r / PANEL_ROWS], 0, n_groups * sizeof work->sums[0][0]);
     }
     for (int c = 0; c < n_cols; c += PANEL_COLS) {
         const int n_tiles = min_int(PANEL_COLS, n_cols - c) / TILE_COLS;
         const size_t at = c / CE_QK / f->sub_blocks * f->block_bytes;
         for (int r = 0; r < n_rows; r += PANEL_ROWS) {
-            panel p;
-            dequantize_panel(&p, f, w + r * row_bytes + at, row_bytes, n_rows - r, n_tiles);
-            multiply_panel(sums[r / PANEL_ROWS], &p, x + (size_t)c * TILE_SIDE, group_size,
-                           n_groups, n_tiles);
+            dequantize_panel(&work->panel, f, w + r * row_bytes + at, row_bytes, n_rows - r,
+                             n_tiles);
+            multiply_panel(work->sums[r / PANEL_ROWS], &work->panel, x + (size_t)c * TILE_SIDE,
+                           group_size, n_groups, n_tiles);
         }
     }
-    store_block(y, y_stride, sums, n_rows, n_tokens);
+    store_block(y, y_stride, work->sums, n_rows, n_tokens);
 }
 
 INLINE void matmul(const block_format *f, float *y, size_t y_stride, const uint8_t *w,
-                   size_t row_bytes, int n_rows, const uint16_t *x, int n_tokens, int n_cols) {
+                   size_t row_bytes, int n_rows, const uint16_t *x, int n_tokens, int n_cols,
+                   workspace *work) {
     tiles_configure();
     for (int t = 0; t < n_tokens; t += BLOCK_TOKENS) {
         for (int r = 0; r < n_rows; r += BLOCK_ROWS) {
-            multiply_block(f, y + t * y_stride + r, y_stride, w + r * row_bytes, row_bytes,
+            multiply_block(work, f, y + t * y_stride + r, y_stride, w + r * row_bytes, row_bytes,
                            min_int(BLOCK_ROWS, n_rows - r), x + (size_t)t * n_cols,
                            min_int(BLOCK_TOKENS, n_tokens - t), n_cols);
         }
@@ -240,10 +240,15 @@ INLINE void matmul(const block_format *f, float *y, size_t y_stride, const uint8
 
 /* ---- The kernels ---- */
 
+static const ce_packing token_packing = {
+    .min_tokens = 1, .block_bytes = TILE_BYTES, .from_f32 = true, .pack = pack_tokens};
+
 #define DEFINE_MATMUL(type)                                                                        \
     static void matmul_##type(float *y, size_t y_stride, const void *w, size_t w_row_bytes,        \
-                              int n_rows, const ce_acts *x, int n_tokens, int n_cols) {            \
-        matmul(&format_##type, y, y_stride, w, w_row_bytes, n_rows, x->packed, n_tokens, n_cols);  \
+                              int n_rows, const ce_acts *x, int n_tokens, int n_cols,              \
+                              void *work) {                                                        \
+        matmul(&format_##type, y, y_stride, w, w_row_bytes, n_rows, x->packed, n_tokens, n_cols,   \
+               work);                                                                              \
     }
 
 DEFINE_MATMUL(q4_0)
@@ -253,11 +258,10 @@ DEFINE_MATMUL(q5_K)
 DEFINE_MATMUL(q6_K)
 
 static void overlay(ce_kernels *k, ce_type type, const char *name, ce_matmul_fn *run) {
-    k->matmul[CE_PHASE_PROMPT][type] = (ce_matmul_kernel){name, run, .packed = true};
+    k->matmul[CE_PHASE_PROMPT][type] = (ce_matmul_kernel){name, run, &token_packing};
 }
 
 void ce_amx_matmul(ce_kernels *k) {
-    k->pack_acts = pack_acts;
     overlay(k, CE_TYPE_Q4_0, "q4_0/amx/prompt", matmul_q4_0);
     overlay(k, CE_TYPE_Q8_0, "q8_0/amx/prompt", matmul_q8_0);
     overlay(k, CE_TYPE_Q4_K, "q4_K/amx/prompt", matmul_q4_K);

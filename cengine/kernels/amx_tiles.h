@@ -56,7 +56,7 @@ static inline void tiles_release(void) { __asm__ volatile("tilerelease" : : : "m
 typedef __m512i tile_rows[TILE_SIDE];
 
 /* v[i] lane j becomes v[j] lane i. */
-INLINE void transpose(tile_rows v) {
+INLINE void transpose_tile(tile_rows v) {
     tile_rows a, b;
     for (int i = 0; i < 16; i += 4) { /* 4 x 4 within quarters */
         const __m512i low01 = _mm512_unpacklo_epi32(v[i], v[i + 1]);

@@ -1,5 +1,5 @@
-/* The points of the grid types in AVX2 registers, 32 columns at a time, and their signs, a bit per
- * column. Both x86 tiers use them. */
+/* The points of the grid types in AVX2 registers, 32 columns at a time of one row, and their signs,
+ * a bit per column. Both x86 tiers use them. */
 #ifndef CE_AVX2_POINTS_H
 #define CE_AVX2_POINTS_H
 
@@ -101,7 +101,9 @@ static inline uint32_t signs_iq2_s(const uint8_t *block, int sub) {
     return load_u32(((const ce_block_iq2_s *)block)->signs + 4 * sub);
 }
 
-/* ---- iq1_s, iq1_m: in eighths, the 1 more or less not yet added ---- */
+/* ---- iq1_s, iq1_m: in eighths, with the one more or less, and IQ1_OFFSET ---- */
+
+enum { IQ1_OFFSET = 9 };
 
 /* Three high bits of each index, `step` bits apart. */
 static inline __m256i points_iq1(const uint8_t *qs, unsigned high, int step) {
@@ -111,9 +113,11 @@ static inline __m256i points_iq1(const uint8_t *qs, unsigned high, int step) {
                             four_indices(qs, _mm_and_si128(threes, _mm_set1_epi32(0x700))));
 }
 
-static inline __m256i points_iq1_s(const uint8_t *block, int sub) {
+static inline __m256i shifted_points_iq1_s(const uint8_t *block, int sub) {
     const ce_block_iq1_s *b = (const ce_block_iq1_s *)block;
-    return points_iq1(b->qs + 4 * sub, b->qh[sub], 3);
+    const int down = b->qh[sub] >> 15;
+    return _mm256_add_epi8(points_iq1(b->qs + 4 * sub, b->qh[sub], 3),
+                           _mm256_set1_epi8((char)(IQ1_OFFSET + 1 - 2 * down)));
 }
 
 /* Four nibbles of the points' high bits and shifts. */
@@ -122,9 +126,16 @@ static inline unsigned nibbles_iq1_m(const uint8_t *block, int sub) {
     return qh[0] | (unsigned)qh[1] << 8;
 }
 
-static inline __m256i points_iq1_m(const uint8_t *block, int sub) {
+static inline __m256i shifted_points_iq1_m(const uint8_t *block, int sub) {
     const ce_block_iq1_m *b = (const ce_block_iq1_m *)block;
-    return points_iq1(b->qs + 4 * sub, nibbles_iq1_m(block, sub), 4);
+    const unsigned nibbles = nibbles_iq1_m(block, sub);
+    const __m256i top = _mm256_setr_epi64x(0x0008000800080008, 0x0080008000800080,
+                                           0x0800080008000800, (int64_t)0x8000800080008000);
+    const __m256i all = _mm256_set1_epi16((short)nibbles);
+    const __m256i down = _mm256_cmpeq_epi16(_mm256_and_si256(all, top), top);
+    const __m256i up =
+        _mm256_add_epi8(points_iq1(b->qs + 4 * sub, nibbles, 4), _mm256_set1_epi8(IQ1_OFFSET + 1));
+    return _mm256_sub_epi8(up, _mm256_and_si256(down, _mm256_set1_epi8(2)));
 }
 
 #endif

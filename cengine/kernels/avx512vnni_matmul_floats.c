@@ -106,7 +106,9 @@ INLINE void matmul_floats(float *y, size_t y_stride, const void *w, size_t w_row
 
 #define DEFINE_MATMUL(type)                                                                        \
     static void matmul_##type(float *y, size_t y_stride, const void *w, size_t w_row_bytes,        \
-                              int n_rows, const ce_acts *x, int n_tokens, int n_cols) {            \
+                              int n_rows, const ce_acts *x, int n_tokens, int n_cols,              \
+                              void *work) {                                                        \
+        (void)work;                                                                                \
         matmul_floats(y, y_stride, w, w_row_bytes, n_rows, x->f32, n_tokens, n_cols, load_##type); \
     }
 
@@ -115,7 +117,7 @@ DEFINE_MATMUL(f16)
 DEFINE_MATMUL(bf16)
 
 void ce_avx512vnni_matmul_floats(ce_kernels *k) {
-    OVERLAY_MATMUL(k, "avx512vnni", CE_TYPE_F32, f32);
-    OVERLAY_MATMUL(k, "avx512vnni", CE_TYPE_F16, f16);
-    OVERLAY_MATMUL(k, "avx512vnni", CE_TYPE_BF16, bf16);
+    OVERLAY_MATMUL(k, "avx512vnni", CE_TYPE_F32, f32, NULL);
+    OVERLAY_MATMUL(k, "avx512vnni", CE_TYPE_F16, f16, NULL);
+    OVERLAY_MATMUL(k, "avx512vnni", CE_TYPE_BF16, bf16, NULL);
 }

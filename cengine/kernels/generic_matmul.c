@@ -100,7 +100,9 @@ INLINE void matmul_floats(float *y, size_t y_stride, const void *w, size_t w_row
 
 #define DEFINE_MATMUL(type, body, ...)                                                             \
     static void matmul_##type(float *y, size_t y_stride, const void *w, size_t w_row_bytes,        \
-                              int n_rows, const ce_acts *x, int n_tokens, int n_cols) {            \
+                              int n_rows, const ce_acts *x, int n_tokens, int n_cols,              \
+                              void *work) {                                                        \
+        (void)work;                                                                                \
         body(y, y_stride, w, w_row_bytes, n_rows, x, n_tokens, n_cols, __VA_ARGS__);               \
     }
 
@@ -128,26 +130,26 @@ DEFINE_MATMUL(iq1_s, matmul_blocks, unpack_iq1_s, NO_MIN)
 DEFINE_MATMUL(iq1_m, matmul_blocks, unpack_iq1_m, NO_MIN)
 
 void ce_generic_matmul(ce_kernels *k) {
-    OVERLAY_MATMUL(k, "generic", CE_TYPE_F32, f32);
-    OVERLAY_MATMUL(k, "generic", CE_TYPE_F16, f16);
-    OVERLAY_MATMUL(k, "generic", CE_TYPE_BF16, bf16);
-    OVERLAY_MATMUL(k, "generic", CE_TYPE_Q4_0, q4_0);
-    OVERLAY_MATMUL(k, "generic", CE_TYPE_Q4_1, q4_1);
-    OVERLAY_MATMUL(k, "generic", CE_TYPE_Q5_0, q5_0);
-    OVERLAY_MATMUL(k, "generic", CE_TYPE_Q5_1, q5_1);
-    OVERLAY_MATMUL(k, "generic", CE_TYPE_Q8_0, q8_0);
-    OVERLAY_MATMUL(k, "generic", CE_TYPE_Q2_K, q2_K);
-    OVERLAY_MATMUL(k, "generic", CE_TYPE_Q3_K, q3_K);
-    OVERLAY_MATMUL(k, "generic", CE_TYPE_Q4_K, q4_K);
-    OVERLAY_MATMUL(k, "generic", CE_TYPE_Q5_K, q5_K);
-    OVERLAY_MATMUL(k, "generic", CE_TYPE_Q6_K, q6_K);
-    OVERLAY_MATMUL(k, "generic", CE_TYPE_IQ4_NL, iq4_nl);
-    OVERLAY_MATMUL(k, "generic", CE_TYPE_IQ4_XS, iq4_xs);
-    OVERLAY_MATMUL(k, "generic", CE_TYPE_IQ3_XXS, iq3_xxs);
-    OVERLAY_MATMUL(k, "generic", CE_TYPE_IQ3_S, iq3_s);
-    OVERLAY_MATMUL(k, "generic", CE_TYPE_IQ2_XXS, iq2_xxs);
-    OVERLAY_MATMUL(k, "generic", CE_TYPE_IQ2_XS, iq2_xs);
-    OVERLAY_MATMUL(k, "generic", CE_TYPE_IQ2_S, iq2_s);
-    OVERLAY_MATMUL(k, "generic", CE_TYPE_IQ1_S, iq1_s);
-    OVERLAY_MATMUL(k, "generic", CE_TYPE_IQ1_M, iq1_m);
+    OVERLAY_MATMUL(k, "generic", CE_TYPE_F32, f32, NULL);
+    OVERLAY_MATMUL(k, "generic", CE_TYPE_F16, f16, NULL);
+    OVERLAY_MATMUL(k, "generic", CE_TYPE_BF16, bf16, NULL);
+    OVERLAY_MATMUL(k, "generic", CE_TYPE_Q4_0, q4_0, NULL);
+    OVERLAY_MATMUL(k, "generic", CE_TYPE_Q4_1, q4_1, NULL);
+    OVERLAY_MATMUL(k, "generic", CE_TYPE_Q5_0, q5_0, NULL);
+    OVERLAY_MATMUL(k, "generic", CE_TYPE_Q5_1, q5_1, NULL);
+    OVERLAY_MATMUL(k, "generic", CE_TYPE_Q8_0, q8_0, NULL);
+    OVERLAY_MATMUL(k, "generic", CE_TYPE_Q2_K, q2_K, NULL);
+    OVERLAY_MATMUL(k, "generic", CE_TYPE_Q3_K, q3_K, NULL);
+    OVERLAY_MATMUL(k, "generic", CE_TYPE_Q4_K, q4_K, NULL);
+    OVERLAY_MATMUL(k, "generic", CE_TYPE_Q5_K, q5_K, NULL);
+    OVERLAY_MATMUL(k, "generic", CE_TYPE_Q6_K, q6_K, NULL);
+    OVERLAY_MATMUL(k, "generic", CE_TYPE_IQ4_NL, iq4_nl, NULL);
+    OVERLAY_MATMUL(k, "generic", CE_TYPE_IQ4_XS, iq4_xs, NULL);
+    OVERLAY_MATMUL(k, "generic", CE_TYPE_IQ3_XXS, iq3_xxs, NULL);
+    OVERLAY_MATMUL(k, "generic", CE_TYPE_IQ3_S, iq3_s, NULL);
+    OVERLAY_MATMUL(k, "generic", CE_TYPE_IQ2_XXS, iq2_xxs, NULL);
+    OVERLAY_MATMUL(k, "generic", CE_TYPE_IQ2_XS, iq2_xs, NULL);
+    OVERLAY_MATMUL(k, "generic", CE_TYPE_IQ2_S, iq2_s, NULL);
+    OVERLAY_MATMUL(k, "generic", CE_TYPE_IQ1_S, iq1_s, NULL);
+    OVERLAY_MATMUL(k, "generic", CE_TYPE_IQ1_M, iq1_m, NULL);
 }

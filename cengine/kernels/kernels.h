@@ -26,31 +26,42 @@ enum { CE_ACT_BLOCK = 32 };
  * order of its online softmax is the same however a prompt was cut. */
 enum { CE_ATTN_TILE = 64, CE_ATTN_WIDE_TILE = 256 };
 
-/* Rows of activations that pack_acts() packs together. */
-enum { CE_PACK_ROWS = 16 };
+/* Tokens that are packed together, see ce_packing. */
+enum { CE_PACK_TOKENS = 16 };
+
+/* Memory of the calling thread's own, at a multiple of 64, that a matmul may overwrite. */
+enum { CE_WORK_BYTES = 320 * 1024 };
 
 /* The inputs of one matmul: n_tokens contiguous rows of n_cols, as floats (for the weight types
- * F32, F16, BF16) or, for the block types, as int8 with a scale per 32 columns or packed as the
- * kernel says. The unused forms are NULL. */
+ * F32, F16, BF16) or, for the block types, as int8 with a scale per 32 columns or as the kernel's
+ * packing says. The unused forms are NULL. */
 typedef struct {
     const float *f32;   /* [n_tokens][n_cols] */
     const int8_t *q;    /* [n_tokens][n_cols], in -127 ... 127 */
     const float *scale; /* [n_tokens][n_cols / 32]; x is about scale * q */
     const int32_t *sum; /* [n_tokens][n_cols / 32]; the sum of a block's q, for types with a min or
                            an offset */
-    const uint16_t *packed; /* [n_tokens / 16, rounded up][16 * n_cols]: what pack_acts() made of
-                               f32, sixteen rows at a time */
+    const void *packed; /* [n_tokens / 16, rounded up][n_cols / 32][block_bytes of the packing] */
 } ce_acts;
 
 /* y[t * y_stride + r] = dot(w row r, x row t) for r < n_rows, t < n_tokens.
- * w: n_rows consecutive rows of w_row_bytes bytes. */
+ * w: n_rows consecutive rows of w_row_bytes bytes; work: CE_WORK_BYTES. */
 typedef void ce_matmul_fn(float *y, size_t y_stride, const void *w, size_t w_row_bytes, int n_rows,
-                          const ce_acts *x, int n_tokens, int n_cols);
+                          const ce_acts *x, int n_tokens, int n_cols, void *work);
+
+/* How a kernel wants its inputs, which are packed once for all rows of a matrix. */
+typedef struct {
+    int min_tokens;  /* of fewer, the kernel reads x as it is; else x.packed, and nothing else */
+    int block_bytes; /* of CE_PACK_TOKENS tokens times 32 columns, packed */
+    bool from_f32;   /* pack() reads x.f32; else x.q, x.scale and x.sum */
+    /* Packs n_tokens (at most CE_PACK_TOKENS) rows of n_cols; missing rows are zeros. */
+    void (*pack)(void *packed, const ce_acts *x, int n_tokens, int n_cols);
+} ce_packing;
 
 typedef struct {
     const char *name; /* "q4_K/avx2/prompt": type, tier that it comes from, phase */
     ce_matmul_fn *run;
-    bool packed; /* it reads x.packed, and nothing else of x */
+    const ce_packing *packing; /* NULL: it reads x as it is */
 } ce_matmul_kernel;
 
 /* Elements of one type to floats. */
@@ -102,9 +113,6 @@ typedef struct ce_kernels {
      * zeros), q = round-half-even(x * (127 / max|x|)). Bit-equal in every tier. A NaN or infinity
      * makes scale NaN, so that it shows in the result. */
     void (*quantize_act)(int8_t *q, float *scale, int32_t *sum, const float *x, int n);
-    /* n_tokens (at most 16) rows of n_cols (a multiple of 32) floats in the layout of this tier's
-     * packed kernels, 16 * n_cols numbers; missing rows are zeros. NULL if there are none. */
-    void (*pack_acts)(uint16_t *packed, const float *x, int n_tokens, int n_cols);
     /* Floats to the KV cache's type. Bit-equal in every tier. */
     void (*f32_to_f16)(uint16_t *dst, const float *src, int n);
     /* Indexed by phase and the type of the KV cache: F32, F16 or Q8_0. A generated token attends

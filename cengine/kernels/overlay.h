@@ -11,8 +11,8 @@ static inline void overlay_matmul(ce_kernels *k, ce_type type, ce_matmul_kernel 
 }
 
 /* The function matmul_<name>, which serves both phases, under the names of both. */
-#define OVERLAY_MATMUL(k, tier, type, name)                                                        \
-    overlay_matmul(k, type, (ce_matmul_kernel){#name "/" tier "/prompt", matmul_##name, false},    \
-                   (ce_matmul_kernel){#name "/" tier "/generated", matmul_##name, false})
+#define OVERLAY_MATMUL(k, tier, type, name, packing)                                               \
+    overlay_matmul(k, type, (ce_matmul_kernel){#name "/" tier "/prompt", matmul_##name, packing},  \
+                   (ce_matmul_kernel){#name "/" tier "/generated", matmul_##name, packing})
 
 #endif

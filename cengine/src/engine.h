@@ -64,7 +64,8 @@ typedef struct {
     ce_act_rows hidden;     /* [P][ffn_dim]: silu(gate) * up */
     float *expert_out;      /* [P][dim] */
     float *up_tile;         /* [n_threads][P][CE_CHUNK_ROWS] */
-    uint16_t *packed;       /* inputs of the jobs of one ce_matmul; if the tier packs them */
+    uint8_t *packed;        /* inputs of the jobs of one ce_matmul, where kernels want them so */
+    uint8_t *work;          /* [n_threads][CE_WORK_BYTES] */
 
     int32_t *head_row; /* [B]: rows whose logits are wanted */
     float *logits;     /* [CE_HEAD_ROWS][n_vocab] */

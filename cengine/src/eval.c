@@ -93,7 +93,7 @@ static bool run_head(const ce_pass *pass) {
     for (int first = 0; first < n_wanted; first += CE_HEAD_ROWS) {
         const int n = n_wanted - first < CE_HEAD_ROWS ? n_wanted - first : CE_HEAD_ROWS;
         for (int i = 0; i < n; i++)
-            ce_norm_row(engine, s->head_row[first + i], i, engine->model.output_norm);
+            ce_norm_row(pass, s->head_row[first + i], i, engine->model.output_norm);
         ce_tap_head(pass, first, n);
         const ce_matmul_job job = {.w = ce_weight_matrix(&engine->model.output, 0),
                                    .x = ce_act_view(&s->norm, 0),

@@ -19,10 +19,13 @@ enum { CE_MAX_JOBS = 64 };
 /* Runs up to CE_MAX_JOBS jobs; false when cancelled. */
 bool ce_matmul(const ce_pass *pass, const ce_matmul_job *jobs, int n_jobs);
 
-/* Quantizes rows [0, n_rows) of `a` from their floats; false when cancelled. */
+/* Whether any kernel of this phase reads the int8 form of `a`. */
+bool ce_reads_int8(const ce_pass *pass, const ce_act_rows *a);
+
+/* Quantizes rows [0, n_rows) of `a` from their floats, if they are read; false when cancelled. */
 bool ce_quantize_rows(const ce_pass *pass, ce_act_rows *a, int n_rows);
 
 /* The same for one row, inside a chunk of another loop. */
-void ce_quantize_row(const ce_engine *engine, ce_act_rows *a, int64_t row);
+void ce_quantize_row(const ce_pass *pass, ce_act_rows *a, int64_t row);
 
 #endif

@@ -184,12 +184,23 @@ static ce_status bind_norm(ce_model *m, const ce_tensor *t, const role_shape *s,
     return CE_OK;
 }
 
+/* Kernels of block types read int8, unless they pack floats. */
+static bool reads_int8(int type, const ce_matmul_kernel *kernel) {
+    const bool is_block_type = ce_row_bytes(type, 1) == 0;
+    return is_block_type && !(kernel->packing != NULL && kernel->packing->from_f32);
+}
+
 static ce_status bind_weight(ce_model *m, const ce_tensor *t, const role_shape *s,
                              const ce_kernels *kernels, ce_error *err) {
     if (!in_range(t->type, 0, CE_MAX_TYPE - 1) ||
         kernels->matmul[CE_PHASE_PROMPT][t->type].run == NULL)
         return ce_fail(err, CE_ERR_MODEL, "%s of layer %d has type %d, which has no kernel",
                        s->name, t->layer, t->type);
+    for (int phase = 0; phase < CE_N_PHASES; phase++) {
+        /* The router has the kernels for one row in either phase. */
+        const int used = t->role == CE_FFN_GATE_INP ? CE_PHASE_GENERATED : phase;
+        m->reads_int8[phase] |= reads_int8(t->type, &kernels->matmul[used][t->type]);
+    }
     ce_weight *weight = weight_slot(m, t->role, t->layer);
     if (weight->mats == NULL) {
         *weight = (ce_weight){.n_mats = (int)s->n_mats, .mats = m->unused_mats};

@@ -21,14 +21,15 @@ typedef struct {
 
 typedef struct {
     ce_hparams hp;
-    int n_experts;            /* 1 when dense */
-    int n_used;               /* 1 when dense */
-    ce_weight token_embd;     /* [n_vocab][dim] */
-    const float *output_norm; /* [dim] */
-    ce_weight output;         /* [n_vocab][dim]; the embedding where the file ties them */
-    ce_layer *layers;         /* [n_layers] */
-    ce_matrix *mats;          /* those of all weights */
-    ce_matrix *unused_mats;   /* the next that no weight has */
+    int n_experts;                /* 1 when dense */
+    int n_used;                   /* 1 when dense */
+    ce_weight token_embd;         /* [n_vocab][dim] */
+    const float *output_norm;     /* [dim] */
+    ce_weight output;             /* [n_vocab][dim]; the embedding where the file ties them */
+    ce_layer *layers;             /* [n_layers] */
+    ce_matrix *mats;              /* those of all weights */
+    ce_matrix *unused_mats;       /* the next that no weight has */
+    bool reads_int8[CE_N_PHASES]; /* whether a kernel of the phase wants its inputs quantized */
 } ce_model;
 
 /* Hyperparameters within the engine's bounds, so that no product of them overflows. */

@@ -46,7 +46,6 @@ static bool all_finite(const float *x, int n) {
 }
 
 static void route_chunk(void *ctx, int64_t row, int thread) {
-    (void)thread;
     const moe_loop *loop = ctx;
     const ce_engine *engine = loop->pass->engine;
     const ce_model *m = &engine->model;
@@ -62,7 +61,8 @@ static void route_chunk(void *ctx, int64_t row, int thread) {
     const ce_acts x = ce_act_view(&s->norm, row);
     /* One row at a time in either phase: the kernels for that. */
     engine->kernels.matmul[CE_PHASE_GENERATED][w.type].run(
-        logits, (size_t)m->n_experts, w.data, (size_t)w.row_bytes, m->n_experts, &x, 1, m->hp.dim);
+        logits, (size_t)m->n_experts, w.data, (size_t)w.row_bytes, m->n_experts, &x, 1, m->hp.dim,
+        s->work + (size_t)thread * CE_WORK_BYTES);
     if (all_finite(logits, m->n_experts)) {
         top_k(logits, m->n_experts, m->n_used, chosen);
         softmax_chosen(logits, chosen, m->n_used, s->chosen_weight + row * m->n_used);
@@ -120,7 +120,7 @@ static void gather_chunk(void *ctx, int64_t pair, int thread) {
     const ce_acts from = ce_act_view(&s->norm, s->pair_row[pair]);
     const ce_act_rows *to = &s->expert_in;
     memcpy(to->f32 + (size_t)pair * cols, from.f32, cols * sizeof *from.f32);
-    if (!to->quantized)
+    if (!ce_reads_int8(loop->pass, to))
         return;
     memcpy(to->q + (size_t)pair * cols, from.q, cols);
     memcpy(to->scale + (size_t)pair * n_blocks, from.scale, n_blocks * sizeof *from.scale);

@@ -30,6 +30,18 @@ static ce_act_rows take_acts(ce_arena *arena, uint64_t rows, int n_cols) {
     };
 }
 
+/* The most that any kernel's packing takes. */
+static int pack_block_bytes(const ce_kernels *k) {
+    int most = 0;
+    for (int phase = 0; phase < CE_N_PHASES; phase++)
+        for (int type = 0; type < CE_MAX_TYPE; type++) {
+            const ce_packing *packing = k->matmul[phase][type].packing;
+            if (packing != NULL && packing->block_bytes > most)
+                most = packing->block_bytes;
+        }
+    return most;
+}
+
 void ce_scratch_lay_out(ce_scratch *s, ce_arena *arena, const ce_hparams *hp, int batch_rows,
                         int n_threads, const ce_kernels *kernels) {
     const uint64_t rows = (uint64_t)batch_rows, dim = (uint64_t)hp->dim;
@@ -40,14 +52,16 @@ void ce_scratch_lay_out(ce_scratch *s, ce_arena *arena, const ce_hparams *hp, in
     const uint64_t kv_cols = (uint64_t)hp->n_kv_heads * (uint64_t)hp->head_dim;
     const int q_cols = hp->n_heads * hp->head_dim;
     const int max_dim = hp->dim > q_cols ? hp->dim : q_cols;
-    const int max_cols = max_dim > hp->ffn_dim ? max_dim : hp->ffn_dim;
-    /* Each expert's last rows may not fill a group. */
-    const bool packed = kernels->pack_acts != NULL;
-    const uint64_t packed_rows = packed ? ce_add(pairs, ce_mul(n_experts, CE_PACK_ROWS)) : 0;
     const int group = hp->n_heads / hp->n_kv_heads;
     const uint64_t attend_bytes = ce_attend_scratch(
         hp->head_dim, group > kernels->attend_queries ? group : kernels->attend_queries);
     const uint64_t n_splits = CE_SPLIT_ROWS * CE_MAX_SPLITS;
+    /* Each expert's last rows may not fill a group. Matrices that share an input may want it packed
+     * in two ways; they have max_dim columns. */
+    const uint64_t pack_groups = pairs / CE_PACK_TOKENS + n_experts;
+    const int pack_cols = 2 * max_dim > hp->ffn_dim ? 2 * max_dim : hp->ffn_dim;
+    const uint64_t pack_bytes =
+        (uint64_t)(pack_cols / CE_ACT_BLOCK) * (uint64_t)pack_block_bytes(kernels);
     *s = (ce_scratch){
         .id = take_ints(arena, rows),
         .item = take_ints(arena, rows),
@@ -79,7 +93,8 @@ void ce_scratch_lay_out(ce_scratch *s, ce_arena *arena, const ce_hparams *hp, in
         .hidden = take_acts(arena, pairs, hp->ffn_dim),
         .expert_out = take_floats(arena, pairs, dim),
         .up_tile = take_floats(arena, ce_mul((uint64_t)n_threads, pairs), CE_CHUNK_ROWS),
-        .packed = ce_arena_take(arena, ce_mul(packed_rows, (uint64_t)max_cols), sizeof(uint16_t)),
+        .packed = ce_arena_take(arena, pack_groups, pack_bytes),
+        .work = ce_arena_take(arena, (uint64_t)n_threads, CE_WORK_BYTES),
         .head_row = take_ints(arena, rows),
         .logits = take_floats(arena, CE_HEAD_ROWS, (uint64_t)hp->n_vocab),
     };

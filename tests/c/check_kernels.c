@@ -7,9 +7,15 @@
 
 enum {
     MAX_ROWS = 35,
-    MAX_TOKENS = 72, /* beyond any internal batch of tokens */
+    MAX_TOKENS = 72,
     TAIL_TOKENS = 17,
-    MAX_COLS = 1024
+    MAX_COLS = 1024,
+    /* Beyond the blocks of rows and tokens that any kernel works on at once. */
+    LARGE_ROWS = 140,
+    LARGE_TOKENS = 530,
+    LARGE_COLS = 256,
+    MAX_X = LARGE_TOKENS * LARGE_COLS,
+    MAX_Y = LARGE_TOKENS * (LARGE_ROWS + 3)
 };
 
 typedef struct {
@@ -112,12 +118,16 @@ static void random_weights(uint8_t *w, const weight_type *type, int64_t n_elemen
 
 /* ---- Activations ---- */
 
-static float x_f32[MAX_TOKENS * MAX_COLS];
-static int8_t x_q[MAX_TOKENS * MAX_COLS];
-static float x_scale[MAX_TOKENS * MAX_COLS / CE_QK];
-static int32_t x_sum[MAX_TOKENS * MAX_COLS / CE_QK];
-static uint16_t x_packed[(MAX_TOKENS + CE_PACK_ROWS) * MAX_COLS];
+static float x_f32[MAX_X];
+static int8_t x_q[MAX_X];
+static float x_scale[MAX_X / CE_QK];
+static int32_t x_sum[MAX_X / CE_QK];
+
+enum { MAX_PACK_BLOCK = 1024 }; /* bytes of a block of any packing */
+
+static _Alignas(64) uint8_t x_packed[(MAX_X / CE_PACK_TOKENS + MAX_COLS) / CE_QK * MAX_PACK_BLOCK];
 static size_t x_packed_bytes;
+static _Alignas(64) uint8_t work[CE_WORK_BYTES];
 
 static ce_kernels kernels; /* of the tier under test */
 
@@ -144,15 +154,31 @@ static void random_activations(int n_tokens, int n_cols, regime r) {
     }
 }
 
+/* Tokens from t0 on, as they are. */
+static ce_acts tokens_from(int t0, int n_cols) {
+    const size_t x0 = (size_t)t0 * n_cols, b0 = x0 / CE_QK;
+    return (ce_acts){.f32 = x_f32 + x0, .q = x_q + x0, .scale = x_scale + b0, .sum = x_sum + b0};
+}
+
+static bool packs(const ce_matmul_kernel *kernel, int n_tokens) {
+    return kernel->packing != NULL && n_tokens >= kernel->packing->min_tokens;
+}
+
+/* Whether it rounds what it multiplies to bf16. */
+static bool rounds(const ce_matmul_kernel *kernel) {
+    return kernel->packing != NULL && kernel->packing->from_f32;
+}
+
 /* Packs n_tokens tokens from t0 on. */
-static void pack_tokens(int t0, int n_tokens, int n_cols) {
+static void pack_tokens(const ce_packing *packing, int t0, int n_tokens, int n_cols) {
+    const size_t group_bytes = (size_t)(n_cols / CE_QK) * packing->block_bytes;
     x_packed_bytes = 0;
-    for (int t = 0; t < n_tokens; t += CE_PACK_ROWS) {
-        const int n = n_tokens - t < CE_PACK_ROWS ? n_tokens - t : CE_PACK_ROWS;
-        (void)t;
-        kernels.pack_acts(x_packed + (size_t)t * n_cols, x_f32 + (size_t)(t0 + t) * n_cols, n,
-                          n_cols);
-        x_packed_bytes += (size_t)CE_PACK_ROWS * n_cols * sizeof *x_packed;
+    for (int t = 0; t < n_tokens; t += CE_PACK_TOKENS) {
+        const int n = n_tokens - t < CE_PACK_TOKENS ? n_tokens - t : CE_PACK_TOKENS;
+        const ce_acts x = tokens_from(t0 + t, n_cols);
+        memset(x_packed + x_packed_bytes, 0xff, group_bytes);
+        packing->pack(x_packed + x_packed_bytes, &x, n, n_cols);
+        x_packed_bytes += group_bytes;
     }
 }
 
@@ -162,10 +188,10 @@ static ce_acts activations(const ce_matmul_kernel *kernel, const weight_type *ty
     if (type->unpack == NULL) {
         return (ce_acts){.f32 = x_f32};
     }
-    if (!kernel->packed) {
+    if (!packs(kernel, n_tokens)) {
         return (ce_acts){.q = x_q, .scale = x_scale, .sum = x_sum};
     }
-    pack_tokens(0, n_tokens, n_cols);
+    pack_tokens(kernel->packing, 0, n_tokens, n_cols);
     return (ce_acts){.packed = x_packed};
 }
 
@@ -210,7 +236,7 @@ static reference reference_floats(ce_type type, const void *row, int t, int n_co
 /* How many units of 2^-24 * magnitude the error may be: one per rounding along a chain of sums, and
  * 2^17 for both factors of a product rounded to bf16. */
 static double error_units(const ce_matmul_kernel *kernel, const weight_type *type, int n_cols) {
-    if (kernel->packed) {
+    if (rounds(kernel)) {
         return 0x1p17 + n_cols;
     }
     return type->unpack != NULL ? 4.0 + 4.0 * n_cols / CE_QK : 8.0 + n_cols / 8.0;
@@ -219,7 +245,7 @@ static double error_units(const ce_matmul_kernel *kernel, const weight_type *typ
 static void check_accuracy(const ce_matmul_kernel *kernel, const weight_type *type,
                            const uint8_t *w, const float *y, int n_rows, int n_tokens, int n_cols,
                            regime r) {
-    const bool exact = r == UNIT && !kernel->packed;
+    const bool exact = r == UNIT && !rounds(kernel);
     const size_t row_bytes = (size_t)ce_row_bytes(type->type, n_cols);
     for (int t = 0; t < n_tokens; t++) {
         for (int row = 0; row < n_rows; row++) {
@@ -243,10 +269,10 @@ static guarded guard_w, guard_x, guard_scale, guard_sum, guard_y;
 enum { FILL = 0x5a };
 
 /* Runs rows [r0, r0 + n_rows) times tokens [t0, t0 + n_tokens), with every operand against a guard
- * page, and compares with the bits of the whole product. */
+ * page, and compares with the bits of the whole product, of whole_rows rows. */
 static void check_cut(const ce_matmul_kernel *kernel, const weight_type *type, const uint8_t *w,
-                      const float *whole, int r0, int n_rows, int t0, int n_tokens, int n_cols,
-                      placement where) {
+                      const float *whole, int whole_rows, int r0, int n_rows, int t0, int n_tokens,
+                      int n_cols, placement where) {
     const size_t row_bytes = (size_t)ce_row_bytes(type->type, n_cols);
     const size_t n_x = (size_t)n_tokens * n_cols, x0 = (size_t)t0 * n_cols;
     const size_t stride = (size_t)n_rows + 3; /* a gap that has to stay as it is */
@@ -256,8 +282,8 @@ static void check_cut(const ce_matmul_kernel *kernel, const weight_type *type, c
     ce_acts x = {0};
     if (type->unpack == NULL) {
         x.f32 = guarded_copy(&guard_x, where, x_f32 + x0, n_x * sizeof(float));
-    } else if (kernel->packed) {
-        pack_tokens(t0, n_tokens, n_cols);
+    } else if (packs(kernel, n_tokens)) {
+        pack_tokens(kernel->packing, t0, n_tokens, n_cols);
         x.packed = guarded_copy(&guard_x, where, x_packed, x_packed_bytes);
     } else {
         const size_t b0 = x0 / CE_QK, n_b = n_x / CE_QK;
@@ -265,10 +291,10 @@ static void check_cut(const ce_matmul_kernel *kernel, const weight_type *type, c
         x.scale = guarded_copy(&guard_scale, where, x_scale + b0, n_b * sizeof(float));
         x.sum = guarded_copy(&guard_sum, where, x_sum + b0, n_b * sizeof(int32_t));
     }
-    kernel->run(y, stride, wg, row_bytes, n_rows, &x, n_tokens, n_cols);
+    kernel->run(y, stride, wg, row_bytes, n_rows, &x, n_tokens, n_cols, work);
     bool same = true, clean = true;
     for (int t = 0; t < n_tokens; t++) {
-        const float *want = whole + (size_t)(t0 + t) * MAX_ROWS + r0;
+        const float *want = whole + (size_t)(t0 + t) * whole_rows + r0;
         same = same && memcmp(y + t * stride, want, n_rows * sizeof(float)) == 0;
         for (size_t i = n_rows; i < stride && t < n_tokens - 1; i++) {
             clean = clean && bits_from_float(y[t * stride + i]) == 0x5a5a5a5a;
@@ -283,7 +309,7 @@ static void check_cut(const ce_matmul_kernel *kernel, const weight_type *type, c
 /* ---- One kernel ---- */
 
 static uint8_t weights[MAX_ROWS * MAX_COLS * sizeof(float)];
-static float whole_product[MAX_TOKENS * MAX_ROWS];
+static float whole_product[MAX_Y];
 
 /* The whole product is accurate; every cut of it has its bits. */
 static void check_shape(const ce_matmul_kernel *kernel, const weight_type *type, int n_cols,
@@ -291,25 +317,43 @@ static void check_shape(const ce_matmul_kernel *kernel, const weight_type *type,
     const size_t row_bytes = (size_t)ce_row_bytes(type->type, n_cols);
     random_weights(weights, type, (int64_t)MAX_ROWS * n_cols, r);
     random_activations(MAX_TOKENS, n_cols, r);
-    for (int i = 0; kernel->packed && i < MAX_TOKENS * n_cols; i++) {
+    for (int i = 0; rounds(kernel) && i < MAX_TOKENS * n_cols; i++) {
         x_f32[i] = x_scale[i / CE_QK] * x_q[i];
     }
     const ce_acts x = activations(kernel, type, MAX_TOKENS, n_cols);
-    kernel->run(whole_product, MAX_ROWS, weights, row_bytes, MAX_ROWS, &x, MAX_TOKENS, n_cols);
+    kernel->run(whole_product, MAX_ROWS, weights, row_bytes, MAX_ROWS, &x, MAX_TOKENS, n_cols,
+                work);
     check_accuracy(kernel, type, weights, whole_product, MAX_ROWS, MAX_TOKENS, n_cols, r);
     for (int n_rows = 1; n_rows <= MAX_ROWS; n_rows++) {
         for (int n_tokens = 1; n_tokens <= TAIL_TOKENS; n_tokens++) {
             if (all_tails || random_int(0, 19) == 0) {
-                check_cut(kernel, type, weights, whole_product, random_int(0, MAX_ROWS - n_rows),
-                          n_rows, random_int(0, MAX_TOKENS - n_tokens), n_tokens, n_cols,
+                check_cut(kernel, type, weights, whole_product, MAX_ROWS,
+                          random_int(0, MAX_ROWS - n_rows), n_rows,
+                          random_int(0, MAX_TOKENS - n_tokens), n_tokens, n_cols,
                           random_int(0, 1) ? AT_END : AT_BEGINNING);
             }
         }
     }
     for (int i = 0; i < 4; i++) {
         const int n_rows = random_int(1, MAX_ROWS), n_tokens = random_int(TAIL_TOKENS, MAX_TOKENS);
-        check_cut(kernel, type, weights, whole_product, random_int(0, MAX_ROWS - n_rows), n_rows,
-                  random_int(0, MAX_TOKENS - n_tokens), n_tokens, n_cols, i % 2);
+        check_cut(kernel, type, weights, whole_product, MAX_ROWS, random_int(0, MAX_ROWS - n_rows),
+                  n_rows, random_int(0, MAX_TOKENS - n_tokens), n_tokens, n_cols, i % 2);
+    }
+}
+
+/* More rows and tokens than a kernel's blocks hold, cut at random. */
+static void check_blocks(const ce_matmul_kernel *kernel, const weight_type *type) {
+    const size_t row_bytes = (size_t)ce_row_bytes(type->type, LARGE_COLS);
+    random_weights(weights, type, (int64_t)LARGE_ROWS * LARGE_COLS, ORDINARY);
+    random_activations(LARGE_TOKENS, LARGE_COLS, ORDINARY);
+    const ce_acts x = activations(kernel, type, LARGE_TOKENS, LARGE_COLS);
+    kernel->run(whole_product, LARGE_ROWS, weights, row_bytes, LARGE_ROWS, &x, LARGE_TOKENS,
+                LARGE_COLS, work);
+    for (int i = 0; i < 12; i++) {
+        const int n_rows = random_int(1, LARGE_ROWS), n_tokens = random_int(1, LARGE_TOKENS);
+        check_cut(kernel, type, weights, whole_product, LARGE_ROWS,
+                  random_int(0, LARGE_ROWS - n_rows), n_rows,
+                  random_int(0, LARGE_TOKENS - n_tokens), n_tokens, LARGE_COLS, i % 2);
     }
 }
 
@@ -325,7 +369,7 @@ static void check_misaligned(const ce_matmul_kernel *kernel, const weight_type *
         x.q = moved_q + 1;
     }
     kernel->run(y, MAX_ROWS, moved + 1, (size_t)ce_row_bytes(type->type, n_cols), MAX_ROWS, &x,
-                MAX_TOKENS, n_cols);
+                MAX_TOKENS, n_cols, work);
     CHECK(memcmp(y, whole_product, sizeof y) == 0, "%d columns at odd addresses", n_cols);
 }
 
@@ -337,7 +381,7 @@ static void check_nan(const ce_matmul_kernel *kernel, const weight_type *type, i
     x_scale[(size_t)bad * (n_cols / CE_QK) + random_int(0, n_cols / CE_QK - 1)] = NAN;
     const ce_acts x = activations(kernel, type, TAIL_TOKENS, n_cols);
     kernel->run(y, MAX_ROWS, weights, (size_t)ce_row_bytes(type->type, n_cols), MAX_ROWS, &x,
-                TAIL_TOKENS, n_cols);
+                TAIL_TOKENS, n_cols, work);
     for (int t = 0; t < TAIL_TOKENS; t++) {
         for (int r = 0; r < MAX_ROWS; r++) {
             const float got = y[t * MAX_ROWS + r], want = whole_product[t * MAX_ROWS + r];
@@ -359,6 +403,7 @@ static void check_kernel(const ce_matmul_kernel *kernel, const weight_type *type
         check_misaligned(kernel, type, n_cols);
         check_nan(kernel, type, n_cols);
     }
+    check_blocks(kernel, type);
     if (type->unpack != NULL) {
         check_shape(kernel, type, 512, false, EXTREME);
         for (int i = 0; i < 8; i++) {
@@ -383,12 +428,24 @@ static double measure(const ce_matmul_kernel *kernel, float *y, const void *w, s
     double best = 1e9, spent = 0;
     for (int i = 0; i < 50 && (i < 3 || spent < 0.2); i++) {
         const double start = seconds();
-        kernel->run(y, BENCH_SIZE, w, row_bytes, BENCH_SIZE, x, n_tokens, BENCH_SIZE);
+        kernel->run(y, BENCH_SIZE, w, row_bytes, BENCH_SIZE, x, n_tokens, BENCH_SIZE, work);
         const double took = seconds() - start;
         spent += took;
         best = took < best ? took : best;
     }
     return 1e-9 * n_tokens * BENCH_SIZE * BENCH_SIZE / best;
+}
+
+static void pack_bench_tokens(const ce_packing *packing, uint8_t *packed, const ce_acts *x) {
+    for (size_t t = 0; packing != NULL && t < BENCH_TOKENS; t += CE_PACK_TOKENS) {
+        const size_t n_blocks = BENCH_SIZE / CE_QK;
+        const ce_acts group = {.f32 = x->f32 + t * BENCH_SIZE,
+                               .q = x->q + t * BENCH_SIZE,
+                               .scale = x->scale + t * n_blocks,
+                               .sum = x->sum + t * n_blocks};
+        packing->pack(packed + t / CE_PACK_TOKENS * n_blocks * packing->block_bytes, &group,
+                      CE_PACK_TOKENS, BENCH_SIZE);
+    }
 }
 
 static void bench_type(const weight_type *type, const char *filter) {
@@ -399,7 +456,7 @@ static void bench_type(const weight_type *type, const char *filter) {
     float *y = malloc(n_x * sizeof(float));
     int8_t *q = malloc(n_x);
     int32_t *sum = malloc(n_x / CE_QK * sizeof(int32_t));
-    uint16_t *packed = malloc(n_x * sizeof(uint16_t));
+    uint8_t *packed = aligned_alloc(64, n_x / CE_PACK_TOKENS / CE_QK * MAX_PACK_BLOCK);
     if (w == NULL || floats == NULL || scale == NULL || y == NULL || q == NULL || sum == NULL ||
         packed == NULL) {
         perror("malloc");
@@ -410,20 +467,14 @@ static void bench_type(const weight_type *type, const char *filter) {
     ce_kernels k;
     ce_kernels_generic(&k);
     k.quantize_act(q, scale, sum, floats, (int)n_x);
-    ce_acts x = {.q = q, .scale = scale, .sum = sum, .packed = packed};
-    if (type->unpack == NULL) {
-        x.f32 = floats;
-    }
+    const ce_acts x = {.f32 = floats, .q = q, .scale = scale, .sum = sum, .packed = packed};
     for (int tier = 0; ce_tier_name(tier) != NULL; tier++) {
         for (int phase = 0; phase < CE_N_PHASES && tier_kernels(tier, &k); phase++) {
             const ce_matmul_kernel *kernel = &k.matmul[phase][type->type];
             if (strstr(kernel->name, filter) == NULL || same_as_prompt(&k, phase, type)) {
                 continue;
             }
-            for (int t = 0; kernel->packed && t < BENCH_TOKENS; t += CE_PACK_ROWS) {
-                k.pack_acts(packed + t * BENCH_SIZE, floats + t * BENCH_SIZE, CE_PACK_ROWS,
-                            BENCH_SIZE);
-            }
+            pack_bench_tokens(kernel->packing, packed, &x);
             const double one = measure(kernel, y, w, row_bytes, &x, 1);
             printf("%-28s %8.2f %8.2f %8.2f GMAC/s at 1, 8, 256 tokens; %6.2f GB/s at 1\n",
                    kernel->name, one, measure(kernel, y, w, row_bytes, &x, 8),
@@ -452,7 +503,7 @@ int main(int argc, char **argv) {
     guard_x = guarded_new(sizeof x_f32 + sizeof x_packed);
     guard_scale = guarded_new(sizeof x_scale);
     guard_sum = guarded_new(sizeof x_sum);
-    guard_y = guarded_new(MAX_TOKENS * (MAX_ROWS + 3) * sizeof(float));
+    guard_y = guarded_new(MAX_Y * sizeof(float));
     for (int tier = 0; ce_tier_name(tier) != NULL; tier++) {
         if (!tier_kernels(tier, &kernels)) {
             printf("skipped: this CPU lacks %s\n", ce_tier_name(tier));

@@ -1,0 +1,198 @@
+/* Eight weight rows in AVX2 registers: the vocabulary that rows_*.h are written in. */
+#ifndef CE_AVX2_ROWS_H
+#define CE_AVX2_ROWS_H
+
+#include <immintrin.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "inline.h"
+
+/* In `floats` and `ints` lanes are rows; a vector of bytes holds 32 of each of its rows. */
+enum { ROWS = 8, ROWS_PER_VECTOR = 1, VECTORS = ROWS / ROWS_PER_VECTOR };
+
+/* What one sweep keeps in registers: PANELS times ROWS rows, TILE tokens. */
+enum { PANELS = 1, TILE = 4 };
+
+/* What makes signed quants fit for dot_4: nothing. */
+enum { SIGNED_OFFSET = 0 };
+
+typedef float floats __attribute__((vector_size(4 * ROWS)));
+typedef int32_t ints __attribute__((vector_size(4 * ROWS)));
+typedef uint8_t bytes __attribute__((vector_size(4 * ROWS)));
+
+/* The j-th row of the k-th vector. */
+INLINE int row_of(int k, int j) { return k + j; }
+
+/* ---- Bytes ---- */
+
+INLINE bytes join_rows(const __m256i v[ROWS_PER_VECTOR]) { return (bytes)v[0]; }
+
+INLINE bytes broadcast_32(const void *p) { return (bytes)_mm256_loadu_si256(p); }
+
+INLINE bytes broadcast_4(const void *p) {
+    int32_t v;
+    memcpy(&v, p, sizeof v);
+    return (bytes)_mm256_set1_epi32(v);
+}
+
+INLINE bytes load_32(const uint8_t *const p[ROWS_PER_VECTOR], size_t at) {
+    return (bytes)_mm256_loadu_si256((const __m256i *)(p[0] + at));
+}
+
+/* The low nibbles of 16 bytes, then the high ones. */
+INLINE bytes low_then_high(const uint8_t *const p[ROWS_PER_VECTOR], size_t at) {
+    const __m128i v = _mm_loadu_si128((const __m128i *)(p[0] + at));
+    const __m256i both = _mm256_set_m128i(_mm_srli_epi16(v, 4), v);
+    return (bytes)_mm256_and_si256(both, _mm256_set1_epi8(15));
+}
+
+/* All ones in the bytes whose bit is 1. */
+INLINE __m256i bytes_of_bits(uint32_t bits) {
+    const __m256i which =
+        _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
+    const __m256i bit = _mm256_set1_epi64x((int64_t)0x8040201008040201);
+    const __m256i spread = _mm256_shuffle_epi8(_mm256_set1_epi32((int)bits), which);
+    return _mm256_cmpeq_epi8(_mm256_and_si256(spread, bit), bit);
+}
+
+INLINE bytes add_where(bytes v, const uint32_t bits[ROWS_PER_VECTOR], uint8_t addend) {
+    return v + ((bytes)bytes_of_bits(bits[0]) & addend);
+}
+
+INLINE bytes negate_where(bytes v, const uint32_t bits[ROWS_PER_VECTOR]) {
+    const bytes negative = (bytes)bytes_of_bits(bits[0]);
+    return (v ^ negative) - negative;
+}
+
+INLINE bytes look_up(const int8_t table[16], bytes index) {
+    const __m128i numbers = _mm_loadu_si128((const __m128i *)table);
+    return (bytes)_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(numbers), (__m256i)index);
+}
+
+/* ---- Floats ---- */
+
+INLINE floats multiply_add(floats a, floats b, floats c) {
+    return (floats)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+}
+
+/* c - a * b */
+INLINE floats subtract_product(floats a, floats b, floats c) {
+    return (floats)_mm256_fnmadd_ps((__m256)a, (__m256)b, (__m256)c);
+}
+
+INLINE floats from_halves(const uint16_t h[ROWS]) {
+    return (floats)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)h));
+}
+
+/* The low 16 bits of each lane, a half float. */
+INLINE floats half_in_lane(ints v) {
+    const __m256i low = (__m256i)(v & 0xffff);
+    return (floats)_mm256_cvtph_ps(
+        _mm_packus_epi32(_mm256_castsi256_si128(low), _mm256_extracti128_si256(low, 1)));
+}
+
+INLINE void store_rows(float *y, floats v, int n_rows) {
+    const ints lane = {0, 1, 2, 3, 4, 5, 6, 7};
+    _mm256_maskstore_ps(y, (__m256i)(lane < n_rows), (__m256)v);
+}
+
+/* ---- Shuffles ---- */
+
+/* The four 32-bit words at row[i] + at of each row: out[j] lane i = word j of row i. */
+INLINE void words_of_rows(ints out[4], const uint8_t *const row[ROWS], size_t at) {
+    __m256i v[4]; /* rows i and i + 4 */
+    for (int i = 0; i < 4; i++) {
+        v[i] =
+            _mm256_loadu2_m128i((const __m128i *)(row[i + 4] + at), (const __m128i *)(row[i] + at));
+    }
+    const __m256i low01 = _mm256_unpacklo_epi32(v[0], v[1]);
+    const __m256i low23 = _mm256_unpacklo_epi32(v[2], v[3]);
+    const __m256i high01 = _mm256_unpackhi_epi32(v[0], v[1]);
+    const __m256i high23 = _mm256_unpackhi_epi32(v[2], v[3]);
+    out[0] = (ints)_mm256_unpacklo_epi64(low01, low23);
+    out[1] = (ints)_mm256_unpackhi_epi64(low01, low23);
+    out[2] = (ints)_mm256_unpacklo_epi64(high01, high23);
+    out[3] = (ints)_mm256_unpackhi_epi64(high01, high23);
+}
+
+/* out[g] lane i = the g-th four bytes of row i. */
+INLINE void transpose(bytes out[8], const bytes v[VECTORS]) {
+    __m256i quad[2][4]; /* of rows 4 k ... 4 k + 3: group g in the low half, 4 + g in the high */
+    for (int k = 0; k < 2; k++) {
+        const __m256i *r = (const __m256i *)v + 4 * k;
+        const __m256i low01 = _mm256_unpacklo_epi32(r[0], r[1]);
+        const __m256i high01 = _mm256_unpackhi_epi32(r[0], r[1]);
+        const __m256i low23 = _mm256_unpacklo_epi32(r[2], r[3]);
+        const __m256i high23 = _mm256_unpackhi_epi32(r[2], r[3]);
+        quad[k][0] = _mm256_unpacklo_epi64(low01, low23);
+        quad[k][1] = _mm256_unpackhi_epi64(low01, low23);
+        quad[k][2] = _mm256_unpacklo_epi64(high01, high23);
+        quad[k][3] = _mm256_unpackhi_epi64(high01, high23);
+    }
+    for (int g = 0; g < 4; g++) {
+        out[g] = (bytes)_mm256_permute2x128_si256(quad[0][g], quad[1][g], 0x20);
+        out[4 + g] = (bytes)_mm256_permute2x128_si256(quad[0][g], quad[1][g], 0x31);
+    }
+}
+
+/* In each half: [a0 + a2, b0 + b2, a1 + a3, b1 + b3], and then [a, b, c, d] in full. */
+INLINE __m256i merge_32(__m256i a, __m256i b) {
+    return _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+}
+
+INLINE __m256i merge_64(__m256i ab, __m256i cd) {
+    return _mm256_add_epi32(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
+}
+
+/* From sums of four columns, row by row: lane i = the sum of columns 0 ... 15, and of columns
+ * 16 ... 31, of row i. */
+INLINE void sum_halves(ints half[2], const ints sums[VECTORS]) {
+    const __m256i *v = (const __m256i *)sums;
+    const __m256i low = merge_64(merge_32(v[0], v[1]), merge_32(v[2], v[3]));
+    const __m256i high = merge_64(merge_32(v[4], v[5]), merge_32(v[6], v[7]));
+    half[0] = (ints)_mm256_permute2x128_si256(low, high, 0x20);
+    half[1] = (ints)_mm256_permute2x128_si256(low, high, 0x31);
+}
+
+/* ---- Products of quants ---- */
+
+/* Sums of two products, in int16: w is unsigned, or |w| is and x takes its sign. -128 is fine: x is
+ * at least -127, and 2 * 128 * 127 < 2^15. */
+INLINE __m256i multiply(bytes w, bytes x, bool is_signed) {
+    return is_signed ? _mm256_maddubs_epi16(_mm256_abs_epi8((__m256i)w),
+                                            _mm256_sign_epi8((__m256i)x, (__m256i)w))
+                     : _mm256_maddubs_epi16((__m256i)w, (__m256i)x);
+}
+
+INLINE ints add_pairs(__m256i v) { return (ints)_mm256_madd_epi16(v, _mm256_set1_epi16(1)); }
+
+/* sum plus, in each lane, the products of four bytes. */
+INLINE ints dot_4(ints sum, bytes w, bytes x, bool is_signed) {
+    return sum + add_pairs(multiply(w, x, is_signed));
+}
+
+/* sum[p][t] += the products of groups [g0, g1) of panel p, of four columns, with token t, whose 32
+ * columns are at q + 32 * t. As many sums of pairs are added in int16 as can never overflow. */
+INLINE void add_products(ints sum[PANELS][TILE], const bytes *const w[PANELS], int g0, int g1,
+                         const int8_t *q, int n_tokens, bool is_signed, int max_quant) {
+    const int fit = 32767 / (2 * 127 * max_quant);
+    for (int g = g0; g < g1; g += fit) {
+        __m256i pairs[TILE];
+        for (int t = 0; t < n_tokens; t++) {
+            pairs[t] = multiply(w[0][g], broadcast_4(q + 32 * t + 4 * g), is_signed);
+        }
+        for (int k = g + 1; k < g1 && k < g + fit; k++) {
+            for (int t = 0; t < n_tokens; t++) {
+                const bytes x = broadcast_4(q + 32 * t + 4 * k);
+                pairs[t] = _mm256_add_epi16(pairs[t], multiply(w[0][k], x, is_signed));
+            }
+        }
+        for (int t = 0; t < n_tokens; t++) {
+            sum[0][t] += add_pairs(pairs[t]);
+        }
+    }
+}
+
+#endif

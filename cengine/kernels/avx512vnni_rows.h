@@ -1,0 +1,201 @@
+/* Sixteen weight rows in AVX-512 registers: the vocabulary that rows_*.h are written in. */
+#ifndef CE_AVX512VNNI_ROWS_H
+#define CE_AVX512VNNI_ROWS_H
+
+#include <immintrin.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "inline.h"
+
+/* In `floats` and `ints` lanes are rows; a vector of bytes holds 32 of each of its rows. */
+enum { ROWS = 16, ROWS_PER_VECTOR = 2, VECTORS = ROWS / ROWS_PER_VECTOR };
+
+/* What one sweep keeps in registers: PANELS times ROWS rows, TILE tokens. Two panels share the
+ * loads of the activations, which would otherwise take as long as the products. */
+enum { PANELS = 2, TILE = 4 };
+
+/* What makes signed quants fit for dot_4: vpdpbusd multiplies unsigned weights. */
+enum { SIGNED_OFFSET = 128 };
+
+typedef float floats __attribute__((vector_size(4 * ROWS)));
+typedef int32_t ints __attribute__((vector_size(4 * ROWS)));
+typedef uint8_t bytes __attribute__((vector_size(4 * ROWS)));
+
+/* The j-th row of the k-th vector: (0, 4) (1, 5) (2, 6) (3, 7) (8, 12) (9, 13) (10, 14) (11, 15),
+ * so that rows come out of the shuffles below in order. */
+INLINE int row_of(int k, int j) { return (k < 4 ? k : k + 4) + 4 * j; }
+
+/* ---- Bytes ---- */
+
+INLINE bytes join_rows(const __m256i v[ROWS_PER_VECTOR]) {
+    return (bytes)_mm512_inserti64x4(_mm512_castsi256_si512(v[0]), v[1], 1);
+}
+
+INLINE bytes broadcast_32(const void *p) {
+    return (bytes)_mm512_broadcast_i64x4(_mm256_loadu_si256(p));
+}
+
+INLINE bytes broadcast_4(const void *p) {
+    int32_t v;
+    memcpy(&v, p, sizeof v);
+    return (bytes)_mm512_set1_epi32(v);
+}
+
+INLINE bytes load_32(const uint8_t *const p[ROWS_PER_VECTOR], size_t at) {
+    const __m256i v[ROWS_PER_VECTOR] = {_mm256_loadu_si256((const __m256i *)(p[0] + at)),
+                                        _mm256_loadu_si256((const __m256i *)(p[1] + at))};
+    return join_rows(v);
+}
+
+INLINE __m128i load_128(const uint8_t *p) { return _mm_loadu_si128((const __m128i *)p); }
+
+/* The low nibbles of 16 bytes, then the high ones; of one row, then of the other. */
+INLINE bytes low_then_high(const uint8_t *const p[ROWS_PER_VECTOR], size_t at) {
+    const __m256i pair = _mm256_set_m128i(load_128(p[1] + at), load_128(p[0] + at));
+    const __m512i twice = _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 1, 0, 1, 2, 3, 2, 3),
+                                                   _mm512_castsi256_si512(pair));
+    const __m512i shift = _mm512_setr_epi64(0, 0, 4, 4, 0, 0, 4, 4);
+    return (bytes)_mm512_and_si512(_mm512_srlv_epi64(twice, shift), _mm512_set1_epi8(15));
+}
+
+/* A bit per byte, the first row's in the low 32. */
+INLINE __mmask64 mask_of_bits(const uint32_t bits[ROWS_PER_VECTOR]) {
+    return (__mmask64)bits[0] | (__mmask64)bits[1] << 32;
+}
+
+INLINE bytes add_where(bytes v, const uint32_t bits[ROWS_PER_VECTOR], uint8_t addend) {
+    return (bytes)_mm512_mask_add_epi8((__m512i)v, mask_of_bits(bits), (__m512i)v,
+                                       _mm512_set1_epi8((char)addend));
+}
+
+INLINE bytes negate_where(bytes v, const uint32_t bits[ROWS_PER_VECTOR]) {
+    return (bytes)_mm512_mask_sub_epi8((__m512i)v, mask_of_bits(bits), _mm512_setzero_si512(),
+                                       (__m512i)v);
+}
+
+INLINE bytes look_up(const int8_t table[16], bytes index) {
+    const __m128i numbers = _mm_loadu_si128((const __m128i *)table);
+    return (bytes)_mm512_shuffle_epi8(_mm512_broadcast_i32x4(numbers), (__m512i)index);
+}
+
+/* ---- Floats ---- */
+
+INLINE floats multiply_add(floats a, floats b, floats c) {
+    return (floats)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+}
+
+/* c - a * b */
+INLINE floats subtract_product(floats a, floats b, floats c) {
+    return (floats)_mm512_fnmadd_ps((__m512)a, (__m512)b, (__m512)c);
+}
+
+INLINE floats from_halves(const uint16_t h[ROWS]) {
+    return (floats)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)h));
+}
+
+/* The low 16 bits of each lane, a half float. */
+INLINE floats half_in_lane(ints v) {
+    return (floats)_mm512_cvtph_ps(_mm512_cvtepi32_epi16((__m512i)v));
+}
+
+INLINE void store_rows(float *y, floats v, int n_rows) {
+    const __mmask16 mask = n_rows >= ROWS ? 0xffff : (__mmask16)((1 << n_rows) - 1);
+    _mm512_mask_storeu_ps(y, mask, (__m512)v);
+}
+
+/* ---- Shuffles ---- */
+
+/* Quarters 0 and 2 (even) or 1 and 3 (odd) of a, then of b. */
+INLINE __m512i even_quarters(__m512i a, __m512i b) {
+    return _mm512_shuffle_i32x4(a, b, _MM_SHUFFLE(2, 0, 2, 0));
+}
+
+INLINE __m512i odd_quarters(__m512i a, __m512i b) {
+    return _mm512_shuffle_i32x4(a, b, _MM_SHUFFLE(3, 1, 3, 1));
+}
+
+/* The four 32-bit words at row[i] + at of each row: out[j] lane i = word j of row i. */
+INLINE void words_of_rows(ints out[4], const uint8_t *const row[ROWS], size_t at) {
+    __m512i v[4]; /* rows i, i + 4, i + 8 and i + 12 */
+    for (int i = 0; i < 4; i++) {
+        v[i] = _mm512_castsi128_si512(load_128(row[i] + at));
+        v[i] = _mm512_inserti32x4(v[i], load_128(row[i + 4] + at), 1);
+        v[i] = _mm512_inserti32x4(v[i], load_128(row[i + 8] + at), 2);
+        v[i] = _mm512_inserti32x4(v[i], load_128(row[i + 12] + at), 3);
+    }
+    const __m512i low01 = _mm512_unpacklo_epi32(v[0], v[1]);
+    const __m512i low23 = _mm512_unpacklo_epi32(v[2], v[3]);
+    const __m512i high01 = _mm512_unpackhi_epi32(v[0], v[1]);
+    const __m512i high23 = _mm512_unpackhi_epi32(v[2], v[3]);
+    out[0] = (ints)_mm512_unpacklo_epi64(low01, low23);
+    out[1] = (ints)_mm512_unpackhi_epi64(low01, low23);
+    out[2] = (ints)_mm512_unpacklo_epi64(high01, high23);
+    out[3] = (ints)_mm512_unpackhi_epi64(high01, high23);
+}
+
+/* out[g] lane i = the g-th four bytes of row i. */
+INLINE void transpose(bytes out[8], const bytes v[VECTORS]) {
+    __m512i quad[2][4]; /* group g of rows 8 k + 0 ... 3 in quarter 0, group 4 + g in quarter 1;
+                           then the same of rows 8 k + 4 ... 7 */
+    for (int k = 0; k < 2; k++) {
+        const __m512i *r = (const __m512i *)v + 4 * k;
+        const __m512i low01 = _mm512_unpacklo_epi32(r[0], r[1]);
+        const __m512i high01 = _mm512_unpackhi_epi32(r[0], r[1]);
+        const __m512i low23 = _mm512_unpacklo_epi32(r[2], r[3]);
+        const __m512i high23 = _mm512_unpackhi_epi32(r[2], r[3]);
+        quad[k][0] = _mm512_unpacklo_epi64(low01, low23);
+        quad[k][1] = _mm512_unpackhi_epi64(low01, low23);
+        quad[k][2] = _mm512_unpacklo_epi64(high01, high23);
+        quad[k][3] = _mm512_unpackhi_epi64(high01, high23);
+    }
+    for (int g = 0; g < 4; g++) {
+        out[g] = (bytes)even_quarters(quad[0][g], quad[1][g]);
+        out[4 + g] = (bytes)odd_quarters(quad[0][g], quad[1][g]);
+    }
+}
+
+/* In each quarter: [a0 + a2, b0 + b2, a1 + a3, b1 + b3], and then [a, b, c, d] in full. */
+INLINE __m512i merge_32(__m512i a, __m512i b) {
+    return _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+}
+
+INLINE __m512i merge_64(__m512i ab, __m512i cd) {
+    return _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+}
+
+/* From sums of four columns, row by row: lane i = the sum of columns 0 ... 15, and of columns
+ * 16 ... 31, of row i. */
+INLINE void sum_halves(ints half[2], const ints sums[VECTORS]) {
+    const __m512i *v = (const __m512i *)sums;
+    const __m512i low = merge_64(merge_32(v[0], v[1]), merge_32(v[2], v[3]));
+    const __m512i high = merge_64(merge_32(v[4], v[5]), merge_32(v[6], v[7]));
+    half[0] = (ints)even_quarters(low, high);
+    half[1] = (ints)odd_quarters(low, high);
+}
+
+/* ---- Products of quants ---- */
+
+/* sum plus, in each lane, the products of four bytes. */
+INLINE ints dot_4(ints sum, bytes w, bytes x, bool is_signed) {
+    (void)is_signed; /* they have been made unsigned */
+    return (ints)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)w, (__m512i)x);
+}
+
+/* sum[p][t] += the products of groups [g0, g1) of panel p, of four columns, with token t, whose 32
+ * columns are at q + 32 * t. */
+INLINE void add_products(ints sum[PANELS][TILE], const bytes *const w[PANELS], int g0, int g1,
+                         const int8_t *q, int n_tokens, bool is_signed, int max_quant) {
+    (void)max_quant; /* 32 bits hold any sum */
+    for (int g = g0; g < g1; g++) {
+        for (int t = 0; t < n_tokens; t++) {
+            const bytes x = broadcast_4(q + 32 * t + 4 * g);
+            for (int p = 0; p < PANELS; p++) {
+                sum[p][t] = dot_4(sum[p][t], w[p][g], x, is_signed);
+            }
+        }
+    }
+}
+
+#endif

@@ -1,0 +1,365 @@
+/* The block types as the SIMD tiers see them: quants of the rows in a vector, scales of ROWS rows.
+ * Included after a tier's own *_rows.h. */
+#ifndef CE_ROWS_BLOCKS_H
+#define CE_ROWS_BLOCKS_H
+
+#include <stddef.h>
+
+#include "blocks.h"
+
+/* The most blocks of 32 columns between two looks at the scales. */
+enum { SPAN = 8 };
+
+/* Scales over a span: w = (scale * mult) * q - min * min_mult, with the integers mult and min_mult
+ * per 16 columns. What a type does not have is left unset. */
+typedef struct {
+    floats scale[SPAN];
+    floats min[SPAN];
+    floats mult[SPAN][2];
+    floats min_mult[SPAN][2];
+} row_scales;
+
+/* What the matmuls need to know of a type. */
+typedef struct {
+    size_t block_bytes;
+    int sub_blocks; /* of 32 columns, in a block */
+    int max_quant;  /* the largest absolute value that quants() gives */
+    int offset;     /* quants() gives q + offset, as unsigned bytes */
+    bool is_signed; /* quants() gives q itself, as signed bytes */
+    bool has_min;
+    bool has_mult;
+    bool has_min_mult; /* besides the other two */
+    /* The 32 quants of a sub-block of each block. */
+    bytes (*quants)(const uint8_t *const block[ROWS_PER_VECTOR], int sub);
+    /* The scales of n sub-blocks from row[i] on; n is SPAN for the types of 256 columns. */
+    void (*scales)(row_scales *s, const uint8_t *const row[ROWS], int n);
+} block_format;
+
+static inline int min_int(int a, int b) { return a < b ? a : b; }
+
+/* ---- Rows ---- */
+
+/* ROWS rows from r on; rows beyond the last are the last. */
+INLINE void point_at_rows(const uint8_t *row[ROWS], const void *w, size_t row_bytes, int r,
+                          int n_rows) {
+    for (int i = 0; i < ROWS; i++) {
+        row[i] = (const uint8_t *)w + min_int(r + i, n_rows - 1) * row_bytes;
+    }
+}
+
+INLINE size_t span_bytes(const block_format *f) { return SPAN / f->sub_blocks * f->block_bytes; }
+
+INLINE void advance_rows(const uint8_t *row[ROWS], size_t by) {
+    for (int i = 0; i < ROWS; i++) {
+        row[i] += by;
+    }
+}
+
+/* Blocks from b0 on that make a span, or what is left of one. */
+INLINE int span_at(const block_format *f, int b0, int n_blocks) {
+    return f->sub_blocks == SPAN ? SPAN : min_int(SPAN, n_blocks - b0);
+}
+
+/* The k-th vector's quants of block b of the span, fit for dot_4. */
+INLINE bytes quants_at(const block_format *f, const uint8_t *const row[ROWS], int k, int b) {
+    const uint8_t *block[ROWS_PER_VECTOR];
+    for (int j = 0; j < ROWS_PER_VECTOR; j++) {
+        block[j] = row[row_of(k, j)] + b / f->sub_blocks * f->block_bytes;
+    }
+    const bytes q = f->quants(block, b % f->sub_blocks);
+    return f->is_signed ? q ^ SIGNED_OFFSET : q;
+}
+
+/* What quants_at has added to the quants. */
+INLINE int offset_of(const block_format *f) { return f->is_signed ? SIGNED_OFFSET : f->offset; }
+
+/* ---- Pieces ---- */
+
+typedef uint16_t words16 __attribute__((vector_size(4 * ROWS)));
+
+/* The bits of `mask`, from bit `at` on, of each byte; at + the mask's width is at most 8. */
+INLINE bytes bits(bytes v, int at, uint8_t mask) {
+    return (bytes)((words16)v >> (uint16_t)at) & mask;
+}
+
+/* Each byte times 2^n; none may overflow. */
+INLINE bytes shift_left(bytes v, int n) { return (bytes)((words16)v << (uint16_t)n); }
+
+INLINE floats to_floats(ints v) { return __builtin_convertvector(v, floats); }
+
+/* The `width` bits of each lane from bit `at` on. */
+INLINE ints field(ints v, int at, int width) { return v >> at & ((1 << width) - 1); }
+
+/* Byte j of each lane, as a float. */
+INLINE floats unsigned_byte(ints v, int j) { return to_floats(field(v, 8 * j, 8)); }
+
+INLINE floats signed_byte(ints v, int j) { return to_floats(v << (24 - 8 * j) >> 24); }
+
+/* The half float at row[i] + at of each row. */
+INLINE floats half_of_rows(const uint8_t *const row[ROWS], size_t at) {
+    uint16_t h[ROWS];
+    for (int i = 0; i < ROWS; i++) {
+        memcpy(&h[i], row[i] + at, sizeof h[i]);
+    }
+    return from_halves(h);
+}
+
+/* The 32-bit word at row[i] + at of each row. */
+INLINE ints word_of_rows(const uint8_t *const row[ROWS], size_t at) {
+    uint32_t words[ROWS];
+    for (int i = 0; i < ROWS; i++) {
+        memcpy(&words[i], row[i] + at, sizeof words[i]);
+    }
+    ints v;
+    memcpy(&v, words, sizeof v);
+    return v;
+}
+
+/* ---- Blocks of 32 columns ---- */
+
+/* The fifth bits are the word at p[j] + qh. */
+INLINE bytes with_fifth_bits(bytes low, const uint8_t *const p[ROWS_PER_VECTOR], size_t qh) {
+    uint32_t high[ROWS_PER_VECTOR];
+    for (int j = 0; j < ROWS_PER_VECTOR; j++) {
+        memcpy(&high[j], p[j] + qh, sizeof high[j]);
+    }
+    return add_where(low, high, 16);
+}
+
+INLINE bytes quants_q4_0(const uint8_t *const p[ROWS_PER_VECTOR], int sub) {
+    (void)sub;
+    return low_then_high(p, offsetof(ce_block_q4_0, qs));
+}
+
+INLINE bytes quants_q4_1(const uint8_t *const p[ROWS_PER_VECTOR], int sub) {
+    (void)sub;
+    return low_then_high(p, offsetof(ce_block_q4_1, qs));
+}
+
+INLINE bytes quants_q5_0(const uint8_t *const p[ROWS_PER_VECTOR], int sub) {
+    (void)sub;
+    return with_fifth_bits(low_then_high(p, offsetof(ce_block_q5_0, qs)), p,
+                           offsetof(ce_block_q5_0, qh));
+}
+
+INLINE bytes quants_q5_1(const uint8_t *const p[ROWS_PER_VECTOR], int sub) {
+    (void)sub;
+    return with_fifth_bits(low_then_high(p, offsetof(ce_block_q5_1, qs)), p,
+                           offsetof(ce_block_q5_1, qh));
+}
+
+INLINE bytes quants_q8_0(const uint8_t *const p[ROWS_PER_VECTOR], int sub) {
+    (void)sub;
+    return load_32(p, offsetof(ce_block_q8_0, qs));
+}
+
+/* A block's scale is its first half float, and its min the second one's negative. */
+INLINE void scales_of_blocks(row_scales *s, const uint8_t *const row[ROWS], int n,
+                             size_t block_bytes, bool has_min) {
+    for (int b = 0; b < n; b++) {
+        s->scale[b] = half_of_rows(row, b * block_bytes);
+        if (has_min) {
+            s->min[b] = -half_of_rows(row, b * block_bytes + sizeof(uint16_t));
+        }
+    }
+}
+
+INLINE void scales_q4_0(row_scales *s, const uint8_t *const row[ROWS], int n) {
+    scales_of_blocks(s, row, n, sizeof(ce_block_q4_0), false);
+}
+
+INLINE void scales_q4_1(row_scales *s, const uint8_t *const row[ROWS], int n) {
+    scales_of_blocks(s, row, n, sizeof(ce_block_q4_1), true);
+}
+
+INLINE void scales_q5_0(row_scales *s, const uint8_t *const row[ROWS], int n) {
+    scales_of_blocks(s, row, n, sizeof(ce_block_q5_0), false);
+}
+
+INLINE void scales_q5_1(row_scales *s, const uint8_t *const row[ROWS], int n) {
+    scales_of_blocks(s, row, n, sizeof(ce_block_q5_1), true);
+}
+
+INLINE void scales_q8_0(row_scales *s, const uint8_t *const row[ROWS], int n) {
+    scales_of_blocks(s, row, n, sizeof(ce_block_q8_0), false);
+}
+
+/* ---- K types ---- */
+
+/* Two bits of each column: 128 columns have 32 bytes. */
+INLINE bytes pairs_of_bits(const uint8_t *const p[ROWS_PER_VECTOR], size_t at, int sub) {
+    return bits(load_32(p, at + 32 * (sub / 4)), 2 * (sub % 4), 3);
+}
+
+/* Four bits of each column: 64 columns have 32 bytes. */
+INLINE bytes nibbles(const uint8_t *const p[ROWS_PER_VECTOR], size_t at, int sub) {
+    return bits(load_32(p, at + 32 * (sub / 2)), 4 * (sub % 2), 15);
+}
+
+INLINE bytes quants_q2_K(const uint8_t *const p[ROWS_PER_VECTOR], int sub) {
+    return pairs_of_bits(p, offsetof(ce_block_q2_K, qs), sub);
+}
+
+INLINE bytes quants_q3_K(const uint8_t *const p[ROWS_PER_VECTOR], int sub) {
+    const bytes high = bits(load_32(p, offsetof(ce_block_q3_K, hmask)), sub, 1);
+    return pairs_of_bits(p, offsetof(ce_block_q3_K, qs), sub) | shift_left(high, 2);
+}
+
+INLINE bytes quants_q4_K(const uint8_t *const p[ROWS_PER_VECTOR], int sub) {
+    return nibbles(p, offsetof(ce_block_q4_K, qs), sub);
+}
+
+INLINE bytes quants_q5_K(const uint8_t *const p[ROWS_PER_VECTOR], int sub) {
+    const bytes high = bits(load_32(p, offsetof(ce_block_q5_K, qh)), sub, 1);
+    return nibbles(p, offsetof(ce_block_q5_K, qs), sub) | shift_left(high, 4);
+}
+
+INLINE bytes quants_q6_K(const uint8_t *const p[ROWS_PER_VECTOR], int sub) {
+    const int half = sub / 4, quarter = sub % 4;
+    const size_t at = offsetof(ce_block_q6_K, ql) + 64 * half + 32 * (quarter % 2);
+    const bytes high = pairs_of_bits(p, offsetof(ce_block_q6_K, qh), sub);
+    return bits(load_32(p, at), 4 * (quarter / 2), 15) | shift_left(high, 4);
+}
+
+INLINE void scales_q2_K(row_scales *s, const uint8_t *const row[ROWS], int n) {
+    (void)n;
+    const floats d = half_of_rows(row, offsetof(ce_block_q2_K, d));
+    const floats dmin = half_of_rows(row, offsetof(ce_block_q2_K, dmin));
+    ints word[4];
+    words_of_rows(word, row, offsetof(ce_block_q2_K, scales));
+    for (int b = 0; b < SPAN; b++) {
+        s->scale[b] = d;
+        s->min[b] = dmin;
+        for (int h = 0; h < 2; h++) {
+            const int at = 16 * (b % 2) + 8 * h;
+            s->mult[b][h] = to_floats(field(word[b / 2], at, 4));
+            s->min_mult[b][h] = to_floats(field(word[b / 2], at + 4, 4));
+        }
+    }
+}
+
+/* The layout is described at q3_K_scale in generic_blocks.h; here four scales at once. */
+INLINE void scales_q3_K(row_scales *s, const uint8_t *const row[ROWS], int n) {
+    (void)n;
+    const size_t at = offsetof(ce_block_q3_K, scales);
+    const floats d = half_of_rows(row, offsetof(ce_block_q3_K, d));
+    const bytes low[2] = {(bytes)word_of_rows(row, at), (bytes)word_of_rows(row, at + 4)};
+    const bytes high = (bytes)word_of_rows(row, at + 8);
+    for (int b = 0; b < SPAN; b++) {
+        s->scale[b] = d;
+    }
+    for (int j = 0; j < 16; j += 4) {
+        const bytes low4 = bits(low[j / 4 % 2], 4 * (j / 8), 15);
+        const bytes high2 = bits(high, j / 2, 3);
+        const ints scales = (ints)((low4 | shift_left(high2, 4)) - 32);
+        for (int k = 0; k < 4; k++) {
+            s->mult[(j + k) / 2][k % 2] = signed_byte(scales, k);
+        }
+    }
+}
+
+/* The first 16 bytes of q4_K and q5_K: d and dmin, then 12 bytes of scales and mins. Their layout
+ * is described at unpack_scale_min in generic_blocks.h; a word here has four sub-blocks. */
+INLINE void scales_q4_K(row_scales *s, const uint8_t *const row[ROWS], int n) {
+    (void)n;
+    const int32_t low6 = 0x3f3f3f3f, low4 = 0x0f0f0f0f, bits45 = 0x30303030;
+    ints word[4];
+    words_of_rows(word, row, 0);
+    const floats d = half_in_lane(word[0]), dmin = half_in_lane(word[0] >> 16);
+    const ints scale[2] = {word[1] & low6, (word[3] & low4) | (word[1] >> 2 & bits45)};
+    const ints min[2] = {word[2] & low6, (word[3] >> 4 & low4) | (word[2] >> 2 & bits45)};
+    for (int b = 0; b < SPAN; b++) {
+        s->scale[b] = d * unsigned_byte(scale[b / 4], b % 4);
+        s->min[b] = dmin * unsigned_byte(min[b / 4], b % 4);
+    }
+}
+
+INLINE void scales_q6_K(row_scales *s, const uint8_t *const row[ROWS], int n) {
+    (void)n;
+    const floats d = half_of_rows(row, offsetof(ce_block_q6_K, d));
+    ints word[4];
+    words_of_rows(word, row, offsetof(ce_block_q6_K, scales));
+    for (int b = 0; b < SPAN; b++) {
+        s->scale[b] = d;
+        s->mult[b][0] = signed_byte(word[b / 2], 2 * (b % 2));
+        s->mult[b][1] = signed_byte(word[b / 2], 2 * (b % 2) + 1);
+    }
+}
+
+/* ---- The table ---- */
+
+static const block_format format_q4_0 = {.block_bytes = sizeof(ce_block_q4_0),
+                                         .sub_blocks = 1,
+                                         .max_quant = 15,
+                                         .offset = 8,
+                                         .quants = quants_q4_0,
+                                         .scales = scales_q4_0};
+
+static const block_format format_q4_1 = {.block_bytes = sizeof(ce_block_q4_1),
+                                         .sub_blocks = 1,
+                                         .max_quant = 15,
+                                         .has_min = true,
+                                         .quants = quants_q4_1,
+                                         .scales = scales_q4_1};
+
+static const block_format format_q5_0 = {.block_bytes = sizeof(ce_block_q5_0),
+                                         .sub_blocks = 1,
+                                         .max_quant = 31,
+                                         .offset = 16,
+                                         .quants = quants_q5_0,
+                                         .scales = scales_q5_0};
+
+static const block_format format_q5_1 = {.block_bytes = sizeof(ce_block_q5_1),
+                                         .sub_blocks = 1,
+                                         .max_quant = 31,
+                                         .has_min = true,
+                                         .quants = quants_q5_1,
+                                         .scales = scales_q5_1};
+
+static const block_format format_q8_0 = {.block_bytes = sizeof(ce_block_q8_0),
+                                         .sub_blocks = 1,
+                                         .max_quant = 128,
+                                         .is_signed = true,
+                                         .quants = quants_q8_0,
+                                         .scales = scales_q8_0};
+
+static const block_format format_q2_K = {.block_bytes = sizeof(ce_block_q2_K),
+                                         .sub_blocks = 8,
+                                         .max_quant = 3,
+                                         .has_min = true,
+                                         .has_mult = true,
+                                         .has_min_mult = true,
+                                         .quants = quants_q2_K,
+                                         .scales = scales_q2_K};
+
+static const block_format format_q3_K = {.block_bytes = sizeof(ce_block_q3_K),
+                                         .sub_blocks = 8,
+                                         .max_quant = 7,
+                                         .offset = 4,
+                                         .has_mult = true,
+                                         .quants = quants_q3_K,
+                                         .scales = scales_q3_K};
+
+static const block_format format_q4_K = {.block_bytes = sizeof(ce_block_q4_K),
+                                         .sub_blocks = 8,
+                                         .max_quant = 15,
+                                         .has_min = true,
+                                         .quants = quants_q4_K,
+                                         .scales = scales_q4_K};
+
+static const block_format format_q5_K = {.block_bytes = sizeof(ce_block_q5_K),
+                                         .sub_blocks = 8,
+                                         .max_quant = 31,
+                                         .has_min = true,
+                                         .quants = quants_q5_K,
+                                         .scales = scales_q4_K};
+
+static const block_format format_q6_K = {.block_bytes = sizeof(ce_block_q6_K),
+                                         .sub_blocks = 8,
+                                         .max_quant = 63,
+                                         .offset = 32,
+                                         .has_mult = true,
+                                         .quants = quants_q6_K,
+                                         .scales = scales_q6_K};
+
+#endif

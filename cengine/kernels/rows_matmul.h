@@ -1,0 +1,356 @@
+/* The matmuls of the block types, ROWS weight rows at a time: included by the file of each tier,
+ * after its *_rows.h and with its name in TIER.
+ *
+ * The order of accumulation, the same in both phases: lanes are rows, and for blocks b of 32
+ * columns in ascending order, starting from acc = 0,
+ *     acc = fma(float(isum[b]), w_scale[b] * x_scale[b], acc)
+ *     acc = fma(-w_min[b], x_scale[b] * float(x_sum[b]), acc)      (types with a min)
+ * where isum[b] is the exact integer sum of w_q * x_q over the block, and x_sum[b] that of x_q,
+ * with integer scales of 16 columns as factors inside (mult, min_mult).
+ *
+ * Two paths find the integers. Stream, for one token: integers row by row, transposed at the end of
+ * a block; the weights are read once and not stored. Panels, for more: a span of BLOCK_ROWS rows is
+ * unpacked to bytes, four columns of each row side by side, and swept with all tokens while it lies
+ * in L1; the sums of BLOCK_ROWS rows times BLOCK_TOKENS tokens lie in L2, and the tokens, packed
+ * block by block, are read from there once for all these rows. Rows beyond the last repeat it, and
+ * are not stored. */
+#ifndef CE_ROWS_MATMUL_H
+#define CE_ROWS_MATMUL_H
+
+#include "overlay.h"
+#include "rows_blocks.h"
+#include "rows_blocks_iq.h"
+
+/* ---- Floats: the one place where blocks are accumulated ---- */
+
+INLINE ints splat_int(int32_t v) { return v - (ints){0}; }
+
+INLINE floats splat(float v) { return v - (floats){0}; }
+
+/* half[0] * mult[0] + half[1] * mult[1]. Every product and the sum are below 2^24: exact. */
+INLINE floats weighted(const ints half[2], const floats mult[2]) {
+    return multiply_add(to_floats(half[0]), mult[0], to_floats(half[1]) * mult[1]);
+}
+
+/* A block of one token's activations, as the floats need it. */
+typedef struct {
+    float scale;
+    float scaled_sum; /* scale * sum */
+    int32_t half_sum[2];
+} block_terms;
+
+INLINE floats accumulate(const block_format *f, floats acc, const ints half[2], const row_scales *s,
+                         int b, block_terms x) {
+    const floats isum = f->has_mult ? weighted(half, s->mult[b]) : to_floats(half[0] + half[1]);
+    acc = multiply_add(isum, s->scale[b] * x.scale, acc);
+    if (f->has_min_mult) {
+        const ints x_half[2] = {splat_int(x.half_sum[0]), splat_int(x.half_sum[1])};
+        acc = subtract_product(s->min[b], x.scale * weighted(x_half, s->min_mult[b]), acc);
+    } else if (f->has_min) {
+        acc = subtract_product(s->min[b], splat(x.scaled_sum), acc);
+    }
+    return acc;
+}
+
+INLINE int32_t sum_16(const int8_t *q) {
+    int32_t sum = 0;
+    for (int i = 0; i < 16; i++) {
+        sum += q[i];
+    }
+    return sum;
+}
+
+/* ---- Prefetch ---- */
+
+enum { CACHE_LINE = 64 };
+
+/* ROWS rows are as many streams, which end after a page or two: the hardware's prefetcher barely
+ * gets going in them. This is how far ahead of block b0 to fetch: some spans and, near the end of
+ * the rows, into the n_rows behind them. */
+INLINE size_t prefetch_distance(const block_format *f, int b0, int n_blocks, int n_spans,
+                                int n_rows, size_t row_bytes) {
+    const size_t distance = n_spans * span_bytes(f);
+    return b0 + n_spans * SPAN < n_blocks ? distance : distance + (n_rows - 1) * row_bytes;
+}
+
+/* The b-th part of the rows: a span of all of them in one burst would find no free line buffers. */
+INLINE void prefetch_part(const block_format *f, const uint8_t *const row[ROWS], int b,
+                          size_t distance) {
+    for (int i = b * ROWS / SPAN; i < (b + 1) * ROWS / SPAN; i++) {
+        for (size_t at = 0; at < span_bytes(f); at += CACHE_LINE) {
+            _mm_prefetch((const char *)row[i] + distance + at, _MM_HINT_T0);
+        }
+    }
+}
+
+/* ---- Stream ---- */
+
+enum { STREAM_SPANS_AHEAD = 4 };
+
+/* acc plus the product of block b of the span with the activations' block `at`. */
+INLINE floats stream_block(const block_format *f, floats acc, const uint8_t *const row[ROWS],
+                           const row_scales *s, int b, const ce_acts *x, int at) {
+    const int8_t *q = x->q + at * CE_QK;
+    const bytes xq = broadcast_32(q);
+    const ints zero = {0};
+    const bytes offset = (bytes){0} + (uint8_t)offset_of(f);
+    const ints start = offset_of(f) != 0 ? zero - dot_4(zero, offset, xq, false) : zero;
+    ints sums[VECTORS], half[2];
+    for (int k = 0; k < VECTORS; k++) {
+        sums[k] = dot_4(start, quants_at(f, row, k, b), xq, f->is_signed);
+    }
+    sum_halves(half, sums);
+    block_terms terms = {.scale = x->scale[at], .scaled_sum = x->scale[at] * (float)x->sum[at]};
+    if (f->has_min_mult) {
+        terms.half_sum[0] = sum_16(q);
+        terms.half_sum[1] = sum_16(q + 16);
+    }
+    return accumulate(f, acc, half, s, b, terms);
+}
+
+INLINE floats stream_rows(const block_format *f, const uint8_t *row[ROWS], const ce_acts *x,
+                          int n_blocks, size_t row_bytes) {
+    floats acc = {0};
+    for (int b0 = 0; b0 < n_blocks; b0 += SPAN) {
+        const int n = span_at(f, b0, n_blocks);
+        const size_t ahead =
+            prefetch_distance(f, b0, n_blocks, STREAM_SPANS_AHEAD, ROWS, row_bytes);
+        row_scales s;
+        f->scales(&s, row, n);
+#pragma GCC unroll 8 /* SPAN: makes the shifts in quants() constants */
+        for (int b = 0; b < n; b++) {
+            prefetch_part(f, row, b, ahead);
+            acc = stream_block(f, acc, row, &s, b, x, b0 + b);
+        }
+        advance_rows(row, span_bytes(f));
+    }
+    return acc;
+}
+
+INLINE void matmul_stream(const block_format *f, float *y, const void *w, size_t row_bytes,
+                          int n_rows, const ce_acts *x, int n_cols) {
+    for (int r = 0; r < n_rows; r += ROWS) {
+        const uint8_t *row[ROWS];
+        point_at_rows(row, w, row_bytes, r, n_rows);
+        store_rows(y + r, stream_rows(f, row, x, n_cols / CE_QK, row_bytes), n_rows - r);
+    }
+}
+
+/* ---- Packed tokens ---- */
+
+/* A block of sixteen tokens, side by side. */
+typedef struct {
+    int8_t q[CE_PACK_TOKENS][CE_QK];
+    float scale[CE_PACK_TOKENS];
+    float scaled_sum[CE_PACK_TOKENS]; /* scale * sum */
+    int32_t sum[CE_PACK_TOKENS];
+    int32_t half_sum[2][CE_PACK_TOKENS]; /* of 16 columns */
+} packed_block;
+
+static void pack_tokens(void *packed, const ce_acts *x, int n_tokens, int n_cols) {
+    packed_block *to = packed;
+    const int n_blocks = n_cols / CE_QK;
+    if (n_tokens < CE_PACK_TOKENS) {
+        memset(to, 0, n_blocks * sizeof *to);
+    }
+    for (int t = 0; t < n_tokens; t++) {
+        for (int b = 0; b < n_blocks; b++) {
+            const size_t at = (size_t)t * n_blocks + b;
+            const int8_t *q = x->q + at * CE_QK;
+            memcpy(to[b].q[t], q, CE_QK);
+            to[b].scale[t] = x->scale[at];
+            to[b].scaled_sum[t] = x->scale[at] * (float)x->sum[at];
+            to[b].sum[t] = x->sum[at];
+            to[b].half_sum[0][t] = sum_16(q);
+            to[b].half_sum[1][t] = sum_16(q + 16);
+        }
+    }
+}
+
+static const ce_packing token_packing = {
+    .min_tokens = 2, .block_bytes = sizeof(packed_block), .pack = pack_tokens};
+
+INLINE block_terms terms_of(const packed_block *x, int t) {
+    return (block_terms){x->scale[t], x->scaled_sum[t], {x->half_sum[0][t], x->half_sum[1][t]}};
+}
+
+/* ---- Panels ---- */
+
+enum {
+    GROUPS = CE_QK / 4, /* of four columns, in a block */
+    BLOCK_TILES = 4 / PANELS,
+    TILE_ROWS = PANELS * ROWS,
+    BLOCK_ROWS = BLOCK_TILES * TILE_ROWS,
+    BLOCK_TOKENS = 256
+};
+
+/* A span of ROWS rows: quants[b][g] is columns 4 g ... 4 g + 3 of block b, row by row. */
+typedef struct {
+    bytes quants[SPAN][GROUPS];
+    row_scales scales;
+} panel;
+
+typedef struct {
+    panel panels[BLOCK_TILES][PANELS];
+    floats acc[BLOCK_TILES][BLOCK_TOKENS][PANELS];
+} workspace;
+
+_Static_assert(sizeof(workspace) <= CE_WORK_BYTES, "the workspace of the panels");
+
+INLINE void unpack_panel(panel *p, const block_format *f, const uint8_t *const row[ROWS], int n,
+                         size_t prefetch_ahead) {
+    f->scales(&p->scales, row, n);
+#pragma GCC unroll 8 /* SPAN */
+    for (int b = 0; b < n; b++) {
+        prefetch_part(f, row, b, prefetch_ahead);
+        bytes v[VECTORS];
+        for (int k = 0; k < VECTORS; k++) {
+            v[k] = quants_at(f, row, k, b);
+        }
+        transpose(p->quants[b], v);
+    }
+}
+
+/* Adds the panels' n blocks times those of n_tokens (at most TILE) tokens from t on. */
+INLINE void sweep(floats acc[][PANELS], const block_format *f, const panel p[PANELS], int n,
+                  const packed_block *x, int t, int n_tokens) {
+    floats total[TILE][PANELS];
+    for (int i = 0; i < n_tokens * PANELS; i++) {
+        total[i / PANELS][i % PANELS] = acc[i / PANELS][i % PANELS];
+    }
+    for (int b = 0; b < n; b++, x++) {
+        ints half[2][PANELS][TILE];
+        const bytes *w[PANELS];
+        for (int i = 0; i < PANELS; i++) {
+            w[i] = p[i].quants[b];
+            for (int j = 0; j < n_tokens; j++) {
+                const int32_t first = f->has_mult ? x->half_sum[0][t + j] : x->sum[t + j];
+                const int32_t second = f->has_mult ? x->half_sum[1][t + j] : 0;
+                half[0][i][j] = splat_int(-offset_of(f) * first);
+                half[1][i][j] = splat_int(-offset_of(f) * second);
+            }
+        }
+        const int8_t *q = x->q[t];
+        const int middle = f->has_mult ? GROUPS / 2 : GROUPS;
+        add_products(half[0], w, 0, middle, q, n_tokens, f->is_signed, f->max_quant);
+        add_products(half[1], w, middle, GROUPS, q, n_tokens, f->is_signed, f->max_quant);
+        for (int j = 0; j < n_tokens; j++) {
+            for (int i = 0; i < PANELS; i++) {
+                const ints halves[2] = {half[0][i][j], half[1][i][j]};
+                total[j][i] =
+                    accumulate(f, total[j][i], halves, &p[i].scales, b, terms_of(x, t + j));
+            }
+        }
+    }
+    for (int i = 0; i < n_tokens * PANELS; i++) {
+        acc[i / PANELS][i % PANELS] = total[i / PANELS][i % PANELS];
+    }
+}
+
+/* Unpacks n blocks from b0 on of n_tiles tiles of rows. */
+INLINE void unpack_span(workspace *work, const block_format *f, const uint8_t *w, size_t row_bytes,
+                        int n_rows, int n_tiles, int b0, int n, int n_blocks) {
+    const size_t at = b0 / f->sub_blocks * f->block_bytes;
+    const size_t ahead = prefetch_distance(f, b0, n_blocks, 1, BLOCK_ROWS, row_bytes);
+    for (int i = 0; i < n_tiles * PANELS; i++) {
+        const uint8_t *row[ROWS];
+        point_at_rows(row, w + at, row_bytes, i * ROWS, n_rows);
+        unpack_panel(&work->panels[i / PANELS][i % PANELS], f, row, n, ahead);
+    }
+}
+
+/* The span's blocks, from b0 on, of all tokens. */
+INLINE void sweep_span(workspace *work, const block_format *f, int n_tiles, int b0, int n,
+                       const packed_block *x, int n_tokens, int n_blocks) {
+    for (int t = 0; t < n_tokens;) {
+        const packed_block *group = x + (size_t)(t / CE_PACK_TOKENS) * n_blocks + b0;
+        const int first = t % CE_PACK_TOKENS, n_left = n_tokens - t;
+        for (int i = 0; i < n_tiles; i++) {
+            if (n_left >= TILE) {
+                sweep(work->acc[i] + t, f, work->panels[i], n, group, first, TILE);
+            } else {
+                sweep(work->acc[i] + t, f, work->panels[i], n, group, first, 1);
+            }
+        }
+        t += n_left >= TILE ? TILE : 1;
+    }
+}
+
+/* At most BLOCK_ROWS rows times BLOCK_TOKENS tokens. */
+INLINE void multiply_block(workspace *work, const block_format *f, float *y, size_t y_stride,
+                           const uint8_t *w, size_t row_bytes, int n_rows, const packed_block *x,
+                           int n_tokens, int n_blocks) {
+    const int n_tiles = (n_rows + TILE_ROWS - 1) / TILE_ROWS;
+    for (int i = 0; i < n_tiles; i++) {
+        memset(work->acc[i], 0, n_tokens * sizeof work->acc[i][0]);
+    }
+    for (int b0 = 0; b0 < n_blocks; b0 += SPAN) {
+        const int n = span_at(f, b0, n_blocks);
+        unpack_span(work, f, w, row_bytes, n_rows, n_tiles, b0, n, n_blocks);
+        sweep_span(work, f, n_tiles, b0, n, x, n_tokens, n_blocks);
+    }
+    for (int t = 0; t < n_tokens; t++) {
+        for (int r = 0; r < n_rows; r += ROWS) {
+            store_rows(y + t * y_stride + r, work->acc[r / TILE_ROWS][t][r / ROWS % PANELS],
+                       n_rows - r);
+        }
+    }
+}
+
+INLINE void matmul_panels(const block_format *f, float *y, size_t y_stride, const uint8_t *w,
+                          size_t row_bytes, int n_rows, const packed_block *x, int n_tokens,
+                          int n_cols, workspace *work) {
+    const int n_blocks = n_cols / CE_QK;
+    for (int t = 0; t < n_tokens; t += BLOCK_TOKENS) {
+        for (int r = 0; r < n_rows; r += BLOCK_ROWS) {
+            multiply_block(work, f, y + t * y_stride + r, y_stride, w + r * row_bytes, row_bytes,
+                           min_int(BLOCK_ROWS, n_rows - r),
+                           x + (size_t)(t / CE_PACK_TOKENS) * n_blocks,
+                           min_int(BLOCK_TOKENS, n_tokens - t), n_blocks);
+        }
+    }
+}
+
+/* ---- The kernels ---- */
+
+#define FOR_BLOCK_TYPES(DO)                                                                        \
+    DO(Q4_0, q4_0)                                                                                 \
+    DO(Q4_1, q4_1)                                                                                 \
+    DO(Q5_0, q5_0)                                                                                 \
+    DO(Q5_1, q5_1)                                                                                 \
+    DO(Q8_0, q8_0)                                                                                 \
+    DO(Q2_K, q2_K)                                                                                 \
+    DO(Q3_K, q3_K)                                                                                 \
+    DO(Q4_K, q4_K)                                                                                 \
+    DO(Q5_K, q5_K)                                                                                 \
+    DO(Q6_K, q6_K)                                                                                 \
+    DO(IQ4_NL, iq4_nl)                                                                             \
+    DO(IQ4_XS, iq4_xs)                                                                             \
+    DO(IQ3_XXS, iq3_xxs)                                                                           \
+    DO(IQ3_S, iq3_s)                                                                               \
+    DO(IQ2_XXS, iq2_xxs)                                                                           \
+    DO(IQ2_XS, iq2_xs)                                                                             \
+    DO(IQ2_S, iq2_s)                                                                               \
+    DO(IQ1_S, iq1_s)                                                                               \
+    DO(IQ1_M, iq1_m)
+
+#define DEFINE_MATMUL(TYPE, type)                                                                  \
+    static void matmul_##type(float *y, size_t y_stride, const void *w, size_t w_row_bytes,        \
+                              int n_rows, const ce_acts *x, int n_tokens, int n_cols,              \
+                              void *work) {                                                        \
+        if (n_tokens < token_packing.min_tokens) {                                                 \
+            matmul_stream(&format_##type, y, w, w_row_bytes, n_rows, x, n_cols);                   \
+        } else {                                                                                   \
+            matmul_panels(&format_##type, y, y_stride, w, w_row_bytes, n_rows, x->packed,          \
+                          n_tokens, n_cols, work);                                                 \
+        }                                                                                          \
+    }
+
+FOR_BLOCK_TYPES(DEFINE_MATMUL)
+
+#define OVERLAY_BLOCK_TYPE(TYPE, type)                                                             \
+    OVERLAY_MATMUL(k, TIER, CE_TYPE_##TYPE, type, &token_packing);
+
+static void overlay_block_types(ce_kernels *k) { FOR_BLOCK_TYPES(OVERLAY_BLOCK_TYPE) }
+
+#endif
