@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pymixtral import LLM, Phase
+from pymixtral.engine import EvalItem
 
 # The first prompt is not raced: page faults and repacking fall into it. It touches every expert.
 WARM_UP_IDS = list(range(64))
@@ -22,7 +23,11 @@ class Contender(Protocol):
     seconds_to_ready: float  # from nothing to the end of the first prompt
 
     def measure(self, test: str, ids: list[int]) -> float:
-        """Seconds for a prompt of `ids` ("prefill"), or to take them one by one ("decode")."""
+        """Seconds for a prompt of `ids` ("prefill"), or to take them one by one ("decode").
+
+        Both come after the ids of the last "fill", which begins an empty context. "batch" takes one
+        id of each sequence at a time, in empty contexts.
+        """
         ...
 
     def close(self) -> None: ...
@@ -31,23 +36,37 @@ class Contender(Protocol):
 class Ours:
     """pymixtral, in this process."""
 
-    def __init__(self, model: Path, n_ctx: int, n_threads: int | None) -> None:
+    def __init__(
+        self, model: Path, n_ctx: int, n_threads: int | None, kv_type: str, n_sequences: int
+    ) -> None:
         start = time.perf_counter()
-        self.llm = LLM(model, n_ctx=n_ctx, threads=n_threads)
-        self.name = f"pymixtral ({self.llm.engine.tier})"
-        self._session = self.llm.engine.session(n_ctx)
+        self.llm = LLM(model, n_ctx=n_ctx, threads=n_threads, kv_type=kv_type)
+        self.name = f"pymixtral ({self.llm.engine.tier}, KV {kv_type})"
+        self._sessions = [self.llm.new_session() for _ in range(n_sequences)]
+        self._depth = 0
         self.measure("prefill", WARM_UP_IDS)
         self.seconds_to_ready = time.perf_counter() - start
 
     def measure(self, test: str, ids: list[int]) -> float:
-        self._session.truncate(0)
+        if test in ("fill", "batch"):
+            self._depth = 0
+        session, n = self._sessions[0], len(self._sessions)
+        for each in self._sessions:
+            each.truncate(min(len(each), self._depth))
         start = time.perf_counter()
-        if test == "prefill":
-            self._session.eval(ids, Phase.PROMPT)
-        else:
+        if test == "batch":
+            for at in range(0, len(ids), n):
+                items = [EvalItem(s, [i]) for s, i in zip(self._sessions, ids[at:], strict=False)]
+                self.llm.engine.eval(items, Phase.GENERATED)
+        elif test == "decode":
             for i in ids:
-                self._session.eval([i], Phase.GENERATED)
-        return time.perf_counter() - start
+                session.eval([i], Phase.GENERATED)
+        else:
+            session.eval(ids, Phase.PROMPT)
+        seconds = time.perf_counter() - start
+        if test == "fill":
+            self._depth = len(ids)
+        return seconds
 
     def close(self) -> None:
         self.llm.close()
@@ -91,7 +110,7 @@ class Peer:
         self._process.wait()
 
 
-PEER_DEFAULTS = {"n_batch": 512, "flash_attn": 0, "repack": 1}
+PEER_DEFAULTS = {"n_batch": 512, "flash_attn": 0, "repack": 1, "kv_q8_0": 0, "kv_unified": 0}
 
 
 def peer_settings(text: str) -> dict[str, int]:

@@ -1,6 +1,8 @@
 """Races pymixtral against llama.cpp on one GGUF file.
 
     python bench/peers.py MODEL.gguf --peer-python PEER_VENV/bin/python
+    python bench/peers.py MODEL.gguf --depth 8192 -p 512 -n 16  # attention over a long context
+    python bench/peers.py MODEL.gguf --sequences 8 -n 16  # batched decode
 
 Machines are noisy and their speed drifts, so only ratios from one run mean anything: every round
 measures each contender and the read bandwidth in turn. Each runs in a process of its own, with the
@@ -47,11 +49,17 @@ def bytes_per_token(gguf: GGUFFile, hparams: HParams) -> int:
 @contextmanager
 def loaded(options: argparse.Namespace) -> Iterator[tuple[Ours, list[Peer]]]:
     """The contenders. A peer that is not there is left out, and said to be."""
-    n_ctx = max(options.prompt, options.generate, len(WARM_UP_IDS))
+    n_new = max(options.prompt, options.generate)
+    n_ctx = max(options.depth + n_new, len(WARM_UP_IDS))
     peers: list[Peer] = []
-    with closing(Ours(options.model, n_ctx, options.threads)) as ours, ExitStack() as stack:
+    ours = Ours(options.model, n_ctx, options.threads, options.kv_type, options.sequences)
+    with closing(ours), ExitStack() as stack:
         for settings in options.peer or [PEER_DEFAULTS]:
-            settings = settings | {"n_ctx": n_ctx, "n_threads": ours.llm.engine.threads}
+            settings = settings | {
+                "n_ctx": n_ctx,
+                "n_threads": ours.llm.engine.threads,
+                "n_sequences": options.sequences,
+            }
             try:
                 peer = Peer(options.peer_python, options.model, settings)
             except PeerError as error:
@@ -66,6 +74,16 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("model", type=Path)
     parser.add_argument("-p", "--prompt", type=int, default=512, help="tokens read (512)")
     parser.add_argument("-n", "--generate", type=int, default=32, help="tokens generated (32)")
+    parser.add_argument(
+        "--depth", type=int, default=0, help="tokens in the context before both tests (0)"
+    )
+    parser.add_argument(
+        "--sequences",
+        type=int,
+        default=1,
+        help="with 2 or more, measure generating with so many at once instead of the tests",
+    )
+    parser.add_argument("--kv-type", default="f16", help="of our KV cache: f16, q8_0 or f32 (f16)")
     parser.add_argument("-r", "--rounds", type=int, default=5, help="rounds (5)")
     parser.add_argument("-t", "--threads", type=int, help="default: all that may be used")
     parser.add_argument("--seed", type=int, default=0, help="of the token ids (0)")
@@ -78,7 +96,8 @@ def parse_arguments() -> argparse.Namespace:
         type=peer_settings,
         metavar="KEY=VALUE,...",
         help="a peer's settings, as often as there are peers: n_batch (512), flash_attn (0), "
-        "repack (1: weights are copied into another layout)",
+        "repack (1: weights are copied into another layout), kv_q8_0 (0: the KV cache is f16), "
+        "kv_unified (0: a KV cache for each sequence)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser.parse_args()
@@ -88,8 +107,15 @@ def run(ours: Ours, peers: list[Peer], options: argparse.Namespace) -> Race:
     """Measures all rounds."""
     random = np.random.default_rng(options.seed)
     bandwidth = ReadBandwidth(ours.llm.engine.threads)
+    if options.sequences > 1:
+        sizes = {"batch": options.generate * options.sequences}
+    else:
+        sizes = {"prefill": options.prompt, "decode": options.generate}
+    depth_ids = random.integers(0, ours.llm.n_vocab, options.depth).tolist()
+    for contender in (ours, *peers) if options.depth else ():
+        contender.measure("fill", depth_ids)
     race = Race(
-        sizes={"prefill": options.prompt, "decode": options.generate},
+        sizes=sizes,
         bytes_per_token=bytes_per_token(ours.llm.file.gguf, ours.llm.file.hparams),
     )
     for i in range(options.rounds):
@@ -107,6 +133,8 @@ def main() -> None:
             "model": options.model.name,
             "threads": ours.llm.engine.threads,
             "rounds": options.rounds,
+            "depth": options.depth,
+            "sequences": options.sequences,
             "bytes_per_token": race.bytes_per_token,
             "read_bytes_per_second": round(max(race.bandwidths)),
             "seconds_to_ready": {c.name: round(c.seconds_to_ready, 2) for c in (ours, *peers)},
@@ -120,7 +148,8 @@ def main() -> None:
 
 
 def print_facts(facts: dict[str, Any]) -> None:
-    print(f"{facts['model']}, {facts['threads']} threads, {facts['rounds']} rounds")
+    print(f"{facts['model']}, {facts['threads']} threads, {facts['rounds']} rounds, ", end="")
+    print(f"depth {facts['depth']}, sequences {facts['sequences']}")
     print(f"read bandwidth {facts['read_bytes_per_second'] / 1e9:.2f} GB/s, ", end="")
     print(f"weights read for a generated token {facts['bytes_per_token'] / 1e9:.3f} GB")
     for name, seconds in facts["seconds_to_ready"].items():

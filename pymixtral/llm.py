@@ -44,7 +44,8 @@ class LLM:
         n_ctx: positions of context; default min(the model's, 8192).
         threads: default: as many as CPU affinity and the cgroup's quota allow.
         tier: instruction-set tier; default $PYMIXTRAL_TIER, or the best that the CPU has.
-        kv_type: "f16" or "f32", elements of the KV cache.
+        kv_type: "f16", "q8_0" (about half the memory; heads of a multiple of 32) or "f32", elements
+            of the KV cache.
         batch_rows: prompt tokens that go through the layers together; default 512.
         use_mmap: map the file, so that its pages are shared and loaded on demand; False reads it
             into memory, which a file that others may truncate needs.

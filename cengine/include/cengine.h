@@ -173,12 +173,12 @@ uint64_t ce_engine_kernel_calls(const ce_engine *engine, int32_t type, int32_t p
 
 /* ---- Sessions ---- */
 
-/* kv_type is CE_TYPE_F16 or CE_TYPE_F32. The KV cache is reserved at once, and touched as it
- * fills. */
+/* kv_type is CE_TYPE_F16, CE_TYPE_F32 or, if head_dim is a multiple of 32, CE_TYPE_Q8_0. The KV
+ * cache is reserved at once, and touched as it fills. */
 ce_status ce_session_create(ce_engine *engine, int32_t n_ctx, int32_t kv_type, ce_session **out,
                             ce_error *err);
 void ce_session_free(ce_session *session);
-/* Bytes that the KV cache of n_ctx positions takes. */
+/* Bytes that the KV cache of n_ctx positions takes; 0 if the type does not go with head_dim. */
 uint64_t ce_session_kv_bytes(const ce_hparams *hparams, int32_t n_ctx, int32_t kv_type);
 int32_t ce_session_length(const ce_session *session);
 int32_t ce_session_n_ctx(const ce_session *session);

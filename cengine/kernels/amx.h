@@ -4,6 +4,7 @@
 
 #include "kernels.h"
 
+void ce_amx_attention(ce_kernels *k);
 void ce_amx_matmul(ce_kernels *k);
 
 #endif

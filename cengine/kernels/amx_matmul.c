@@ -23,39 +23,7 @@ enum {
     CACHE_LINE = 64
 };
 
-/* Floats, or pairs of bf16: 16 rows of 64 bytes. */
-typedef __m512i tile_rows[TILE_SIDE];
-
 static inline int min_int(int a, int b) { return a < b ? a : b; }
-
-/* v[i] lane j becomes v[j] lane i. */
-INLINE void transpose(tile_rows v) {
-    tile_rows a, b;
-    for (int i = 0; i < 16; i += 4) { /* 4 x 4 within quarters */
-        const __m512i low01 = _mm512_unpacklo_epi32(v[i], v[i + 1]);
-        const __m512i high01 = _mm512_unpackhi_epi32(v[i], v[i + 1]);
-        const __m512i low23 = _mm512_unpacklo_epi32(v[i + 2], v[i + 3]);
-        const __m512i high23 = _mm512_unpackhi_epi32(v[i + 2], v[i + 3]);
-        a[i] = _mm512_unpacklo_epi64(low01, low23);
-        a[i + 1] = _mm512_unpackhi_epi64(low01, low23);
-        a[i + 2] = _mm512_unpacklo_epi64(high01, high23);
-        a[i + 3] = _mm512_unpackhi_epi64(high01, high23);
-    }
-    for (int i = 0; i < 4; i++) { /* then the quarters */
-        b[i] = _mm512_shuffle_i32x4(a[i], a[i + 4], 0x88);
-        b[i + 4] = _mm512_shuffle_i32x4(a[i], a[i + 4], 0xdd);
-        b[i + 8] = _mm512_shuffle_i32x4(a[i + 8], a[i + 12], 0x88);
-        b[i + 12] = _mm512_shuffle_i32x4(a[i + 8], a[i + 12], 0xdd);
-    }
-    for (int i = 0; i < 4; i++) {
-        v[i] = _mm512_shuffle_i32x4(b[i], b[i + 8], 0x88);
-        v[i + 4] = _mm512_shuffle_i32x4(b[i + 4], b[i + 12], 0x88);
-        v[i + 8] = _mm512_shuffle_i32x4(b[i], b[i + 8], 0xdd);
-        v[i + 12] = _mm512_shuffle_i32x4(b[i + 4], b[i + 12], 0xdd);
-    }
-}
-
-INLINE __m512i to_bf16(__m512 low, __m512 high) { return (__m512i)_mm512_cvtne2ps_pbh(high, low); }
 
 /* ---- Activations ---- */
 

@@ -1,6 +1,7 @@
-/* The small operations in AVX2: activations to int8, KV precision, RMSNorm, SiLU. */
+/* The small operations in AVX2: activations to int8, KV precision and back, RMSNorm, SiLU. */
 #include "avx2.h"
 #include "avx2_load.h"
+#include "blocks.h"
 
 #include <float.h>
 #include <math.h>
@@ -80,6 +81,31 @@ static void row_f32_to_f16(uint16_t *dst, const float *src, int n) {
     }
 }
 
+static void row_f16_to_f32(float *dst, const void *src, int64_t n) {
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        const __m128i v = _mm_loadu_si128((const __m128i *)((const char *)src + 2 * i));
+        _mm256_storeu_ps(dst + i, _mm256_cvtph_ps(v));
+    }
+    for (; i < n; i++) {
+        uint16_t half;
+        memcpy(&half, (const char *)src + 2 * i, sizeof half);
+        dst[i] = _cvtsh_ss(half);
+    }
+}
+
+static void row_q8_0_to_f32(float *dst, const void *src, int64_t n) {
+    const ce_block_q8_0 *block = src;
+    for (int64_t i = 0; i < n; i += CE_QK, block++) {
+        const __m256 d = _mm256_set1_ps(_cvtsh_ss(block->d));
+        for (int j = 0; j < CE_QK; j += LANES) {
+            const __m256i q =
+                _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(block->qs + j)));
+            _mm256_storeu_ps(dst + i + j, _mm256_mul_ps(_mm256_cvtepi32_ps(q), d));
+        }
+    }
+}
+
 /* The sum in the order of the float matmuls: lane j takes elements j, j + 8 ... */
 static float sum_of_squares(const float *x, int n) {
     __m256 sum = _mm256_setzero_ps();
@@ -128,6 +154,8 @@ static void silu_mul(float *gate, const float *up, int n) {
 void ce_avx2_ops(ce_kernels *k) {
     k->quantize_act = quantize_act;
     k->f32_to_f16 = row_f32_to_f16;
+    k->dequantize[CE_TYPE_F16] = row_f16_to_f32;
+    k->dequantize[CE_TYPE_Q8_0] = row_q8_0_to_f32;
     k->rmsnorm = rmsnorm;
     k->silu_mul = silu_mul;
 }

@@ -24,7 +24,7 @@ enum { CE_ACT_BLOCK = 32 };
 
 /* Positions handled together in attention; tiles start at multiples of it, so that the
  * order of its online softmax is the same however a prompt was cut. */
-enum { CE_ATTN_TILE = 64 };
+enum { CE_ATTN_TILE = 64, CE_ATTN_WIDE_TILE = 256 };
 
 /* Rows of activations that pack_acts() packs together. */
 enum { CE_PACK_ROWS = 16 };
@@ -53,19 +53,47 @@ typedef struct {
     bool packed; /* it reads x.packed, and nothing else of x */
 } ce_matmul_kernel;
 
-/* Attention of one token's n_q query heads that share one KV head over the positions
- * [begin, end), in tiles of CE_ATTN_TILE at absolute positions with an online softmax.
- * q, out: [n_q][head_dim] floats; k, v: row p at k + p * kv_stride bytes, head_dim elements of the
- * cache's type; scores are scaled by `scale`. */
-typedef void ce_attend_fn(float *out, const float *q, const void *k, const void *v,
-                          size_t kv_stride, int begin, int end, int n_q, int head_dim, float scale);
+/* Elements of one type to floats. */
+typedef void ce_dequantize_fn(float *dst, const void *src, int64_t n);
+
+/* Queries that share one KV head, and the part of its cache that they are to look at. Row r stands
+ * at `position + r` and sees, of the positions [begin, end), those that are not after its own and,
+ * if there is a window, its own and the window - 1 before it: one at least. */
+typedef struct {
+    const float
+        *q;     /* [n_rows][row_stride]; a row: n_heads heads of head_dim, one after the other */
+    float *out; /* likewise: sum of 2^score * v over the sum of 2^score */
+    float *log_sum; /* [n_rows][n_heads]: log2 of the sum of 2^score, or NULL */
+    size_t row_stride;
+    const void *k, *v;         /* position p: head_dim elements at p * kv_row_bytes */
+    ce_dequantize_fn *kv_type; /* what makes floats of them */
+    size_t kv_row_bytes;
+    int n_rows, n_heads, head_dim;
+    int position, begin, end;
+    int window;    /* 0: none */
+    float scale;   /* score = scale * (q . k) */
+    void *scratch; /* ce_attend_scratch() bytes, aligned to a cache line */
+} ce_queries;
+
+/* Attention in tiles of positions with an online softmax. What a query gets does not depend on the
+ * rows and heads beside it. */
+typedef void ce_attend_fn(const ce_queries *queries);
+
+/* Enough for the kernels of any tier. They hold, of each query, q and the sum so far, and a tile of
+ * keys and values; and they count columns in whole vectors and queries in whole blocks. */
+static inline uint64_t ce_attend_scratch(int head_dim, int n_queries) {
+    const uint64_t columns = ((uint64_t)head_dim + 31) / 32 * 32;
+    const uint64_t queries = ((uint64_t)n_queries + 31) / 32 * 32;
+    const uint64_t tile = (CE_ATTN_WIDE_TILE + 64) * columns + CE_ATTN_WIDE_TILE * 64;
+    return (queries * (2 * columns + 64) + tile) * sizeof(float);
+}
 
 typedef struct ce_kernels {
     const char *tier;
     /* Indexed by phase and ce_type; run is NULL where a type has no kernel. */
     ce_matmul_kernel matmul[CE_N_PHASES][CE_MAX_TYPE];
     /* Row of n elements at src to floats; indexed by ce_type. Bit-equal in every tier. */
-    void (*dequantize[CE_MAX_TYPE])(float *dst, const void *src, int64_t n);
+    ce_dequantize_fn *dequantize[CE_MAX_TYPE];
     /* Rows of floats to blocks, see ce_quantize. NULL for the types that have no quantizer;
      * bit-equal in every tier. */
     void (*quantize[CE_MAX_TYPE])(void *dst, const float *x, const float *importance,
@@ -79,8 +107,11 @@ typedef struct ce_kernels {
     void (*pack_acts)(uint16_t *packed, const float *x, int n_tokens, int n_cols);
     /* Floats to the KV cache's type. Bit-equal in every tier. */
     void (*f32_to_f16)(uint16_t *dst, const float *src, int n);
-    ce_attend_fn *attend_f16;
-    ce_attend_fn *attend_f32;
+    /* Indexed by phase and the type of the KV cache: F32, F16 or Q8_0. A generated token attends
+     * one row at a time; a prompt's rows may come together, best so that there are attend_queries
+     * rows times heads. */
+    ce_attend_fn *attend[CE_N_PHASES][CE_MAX_TYPE];
+    int attend_queries;
     /* y = x / sqrt(mean(x^2) + eps) * w, sum in float32 (arXiv:1910.07467). */
     void (*rmsnorm)(float *y, const float *x, const float *w, int n, float eps);
     /* gate[i] = silu(gate[i]) * up[i] */

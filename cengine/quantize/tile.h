@@ -22,15 +22,15 @@ typedef struct {
     tile tiles[N_TILES];
 } unit;
 
-/* The weights that make an error matter: of a value alone, or with the importance of its column. */
+/* The weights that make an error matter. */
 typedef enum {
-    BY_MAGNITUDE,     /* |x| */
-    BY_MAGNITUDE_RMS, /* |x| + root mean square of the sub-block */
-    BY_SQUARE         /* x^2 + mean square of the sub-block */
+    BY_MAGNITUDE, /* |x| + rms * root mean square of the sub-block */
+    BY_SQUARE     /* x^2 + rms * mean square of the sub-block */
 } default_weights;
 
 typedef struct {
-    default_weights without; /* an importance */
+    default_weights without; /* an importance: of a value alone */
+    float rms;
     /* With one, the weight is importance * sqrt(spread * mean square of the block + x^2), or the
      * importance alone where `spread` is negative. */
     float spread;
@@ -38,17 +38,16 @@ typedef struct {
 
 INLINE float lane_of(const lanes *v, int sub) { return v[sub / LANES][sub % LANES]; }
 
-INLINE void weigh_by_value(tile *t, int n_columns, default_weights kind) {
+INLINE void weigh_by_value(tile *t, int n_columns, weighting by) {
     lanes squares = splat(0);
     for (int c = 0; c < n_columns; c++) {
         squares += t->x[c] * t->x[c];
     }
     const lanes rms = lanes_sqrt(squares / (float)n_columns);
+    const lanes floor = by.rms * (by.without == BY_SQUARE ? rms * rms : rms);
     for (int c = 0; c < n_columns; c++) {
-        const lanes magnitude = lanes_abs(t->x[c]);
-        t->w[c] = kind == BY_SQUARE      ? t->x[c] * t->x[c] + rms * rms
-                  : kind == BY_MAGNITUDE ? magnitude
-                                         : magnitude + rms;
+        const lanes x = t->x[c];
+        t->w[c] = floor + (by.without == BY_SQUARE ? x * x : lanes_abs(x));
     }
 }
 
@@ -106,7 +105,7 @@ INLINE void load_unit(unit *u, int n_columns, int n_sub, const float *x, const f
     }
     if (importance == NULL) {
         for (int i = 0; i < N_TILES; i++) {
-            weigh_by_value(&u->tiles[i], n_columns, by.without);
+            weigh_by_value(&u->tiles[i], n_columns, by);
         }
     } else if (by.spread >= 0) {
         weigh_by_importance(u, by.spread);

@@ -5,7 +5,7 @@
 #include "engine.h"
 
 /* From scratch.q, .k, .v: rotates q and k, appends k and v to the sessions, and leaves the
- * heads' outputs in scratch.heads, not yet quantized. False when cancelled. */
+ * heads' outputs in scratch.heads. False when cancelled. */
 bool ce_attention(const ce_pass *pass, int layer);
 
 #endif

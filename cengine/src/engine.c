@@ -7,6 +7,8 @@
 #include "error.h"
 #include "rope.h"
 
+static const double LOG2_E = 1.4426950408889634;
+
 static int threads_of(const ce_options *o) {
     return o->n_threads > 0 ? o->n_threads : ce_default_threads();
 }
@@ -15,20 +17,19 @@ static int batch_rows_of(const ce_options *o) {
     return o->batch_rows > 0 ? o->batch_rows : CE_DEFAULT_BATCH_ROWS;
 }
 
-static bool packs_acts(const ce_options *o) {
-    ce_kernels k = {0};
-    return ce_select_kernels(o->tier, &k, NULL) == CE_OK && k.pack_acts != NULL;
-}
-
-static uint64_t measure_scratch(const ce_hparams *hp, const ce_options *o) {
+static uint64_t measure_scratch(const ce_hparams *hp, const ce_options *o, const ce_kernels *k) {
     ce_scratch unused;
     ce_arena measure = {0};
-    ce_scratch_lay_out(&unused, &measure, hp, batch_rows_of(o), threads_of(o), packs_acts(o));
+    ce_scratch_lay_out(&unused, &measure, hp, batch_rows_of(o), threads_of(o), k);
     return measure.used;
 }
 
 uint64_t ce_engine_scratch_bytes(const ce_hparams *hparams, const ce_options *options) {
-    return ce_check_hparams(hparams, NULL) == CE_OK ? measure_scratch(hparams, options) : 0;
+    ce_kernels k = {0};
+    return ce_check_hparams(hparams, NULL) == CE_OK &&
+                   ce_select_kernels(options->tier, &k, NULL) == CE_OK
+               ? measure_scratch(hparams, options, &k)
+               : 0;
 }
 
 static ce_status check_options(const ce_options *o, ce_error *err) {
@@ -43,7 +44,7 @@ static ce_status check_options(const ce_options *o, ce_error *err) {
 
 static ce_status allocate(ce_engine *engine, const ce_options *o, ce_error *err) {
     const ce_hparams *hp = &engine->model.hp;
-    const uint64_t n_bytes = measure_scratch(hp, o);
+    const uint64_t n_bytes = measure_scratch(hp, o, &engine->kernels);
     engine->scratch_block = ce_alloc(n_bytes);
     engine->inv_freq = ce_alloc((uint64_t)hp->head_dim / 2 * sizeof *engine->inv_freq);
     if (engine->scratch_block == NULL || engine->inv_freq == NULL)
@@ -51,9 +52,9 @@ static ce_status allocate(ce_engine *engine, const ce_options *o, ce_error *err)
                        (unsigned long long)(n_bytes / 1000000));
     ce_arena arena = {.base = engine->scratch_block};
     ce_scratch_lay_out(&engine->scratch, &arena, hp, engine->batch_rows, threads_of(o),
-                       packs_acts(o));
+                       &engine->kernels);
     ce_rope_frequencies(engine->inv_freq, hp->head_dim, hp->rope_theta);
-    engine->attention_scale = (float)(1.0 / sqrt((double)hp->head_dim));
+    engine->attention_scale = (float)(LOG2_E / sqrt((double)hp->head_dim));
     return CE_OK;
 }
 

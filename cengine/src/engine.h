@@ -23,6 +23,13 @@ typedef struct {
 
 ce_acts ce_act_view(const ce_act_rows *a, int64_t first_row);
 
+/* Consecutive rows of one session, and positions that they look at. */
+typedef struct {
+    int row, n_rows;
+    int begin, end;
+    int split; /* which part of what its row sees; -1: all of it */
+} ce_attend_task;
+
 /* B rows (tokens) go through the layers together; each makes n_used pairs with experts, P of them
  * in all, sorted by expert. Sizes: see scratch.c. */
 typedef struct {
@@ -38,6 +45,12 @@ typedef struct {
     float *v;          /* [B][n_kv_heads * head_dim] */
     ce_act_rows heads; /* [B][n_heads * head_dim]: attention's output */
     float *proj;       /* [B][dim]: after attn_output */
+
+    ce_attend_task *attend_tasks; /* [max(B, CE_SPLIT_ROWS * CE_MAX_SPLITS)] */
+    uint8_t *attend_scratch;      /* [n_threads][attend_bytes] */
+    size_t attend_bytes;
+    float *split_out;     /* [CE_SPLIT_ROWS][CE_MAX_SPLITS][n_heads * head_dim] */
+    float *split_log_sum; /* [CE_SPLIT_ROWS][CE_MAX_SPLITS][n_heads] */
 
     float *router_logits;   /* [B][n_experts] */
     int32_t *chosen;        /* [B][n_used]: experts, best first; -1 in a row that failed */
@@ -63,12 +76,15 @@ enum {
     CE_DEFAULT_BATCH_ROWS = 512,
     CE_MAX_BATCH_ROWS = 8192,
     CE_MAX_THREADS = 1024,
-    CE_MAX_ITEMS = 256
+    CE_MAX_ITEMS = 256,
+    CE_SPLIT_ROWS = 8,  /* generated tokens that attend together, each in as many parts */
+    CE_MAX_SPLITS = 16, /* as this at most */
+    CE_SPLIT_UNIT = 512 /* parts are multiples of so many positions */
 };
 
 /* Points the arrays into the arena, which measures them when its base is NULL. */
 void ce_scratch_lay_out(ce_scratch *s, ce_arena *arena, const ce_hparams *hp, int batch_rows,
-                        int n_threads, bool packed);
+                        int n_threads, const ce_kernels *kernels);
 
 struct ce_engine {
     ce_model model;
@@ -77,7 +93,7 @@ struct ce_engine {
     ce_scratch scratch;
     void *scratch_block;
     float *inv_freq;       /* [head_dim / 2]: rotary frequencies */
-    float attention_scale; /* 1 / sqrt(head_dim) */
+    float attention_scale; /* log2 e / sqrt(head_dim): the softmax counts in powers of 2 */
     int batch_rows;
     ce_tap_fn tap;
     void *tap_user;

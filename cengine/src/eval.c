@@ -57,8 +57,7 @@ static bool run_layer(ce_pass *pass, int i) {
     if (!ce_norm_rows(pass, NULL, layer->attn_norm))
         return false;
     ce_tap_rows(pass, CE_ATTN_Q, i, &s->norm);
-    if (!project_qkv(pass, layer) || !ce_attention(pass, i) ||
-        !ce_quantize_rows(pass, &s->heads, pass->n_rows))
+    if (!project_qkv(pass, layer) || !ce_attention(pass, i))
         return false;
     ce_tap_rows(pass, CE_ATTN_OUTPUT, i, &s->heads);
     return project_heads(pass, layer) && ce_norm_rows(pass, s->proj, layer->ffn_norm) &&

@@ -31,7 +31,7 @@ static ce_act_rows take_acts(ce_arena *arena, uint64_t rows, int n_cols) {
 }
 
 void ce_scratch_lay_out(ce_scratch *s, ce_arena *arena, const ce_hparams *hp, int batch_rows,
-                        int n_threads, bool packed) {
+                        int n_threads, const ce_kernels *kernels) {
     const uint64_t rows = (uint64_t)batch_rows, dim = (uint64_t)hp->dim;
     const uint64_t n_experts = hp->n_experts > 0 ? (uint64_t)hp->n_experts : 1;
     const uint64_t n_used = hp->n_experts > 0 ? (uint64_t)hp->n_experts_used : 1;
@@ -42,7 +42,12 @@ void ce_scratch_lay_out(ce_scratch *s, ce_arena *arena, const ce_hparams *hp, in
     const int max_dim = hp->dim > q_cols ? hp->dim : q_cols;
     const int max_cols = max_dim > hp->ffn_dim ? max_dim : hp->ffn_dim;
     /* Each expert's last rows may not fill a group. */
+    const bool packed = kernels->pack_acts != NULL;
     const uint64_t packed_rows = packed ? ce_add(pairs, ce_mul(n_experts, CE_PACK_ROWS)) : 0;
+    const int group = hp->n_heads / hp->n_kv_heads;
+    const uint64_t attend_bytes = ce_attend_scratch(
+        hp->head_dim, group > kernels->attend_queries ? group : kernels->attend_queries);
+    const uint64_t n_splits = CE_SPLIT_ROWS * CE_MAX_SPLITS;
     *s = (ce_scratch){
         .id = take_ints(arena, rows),
         .item = take_ints(arena, rows),
@@ -55,6 +60,12 @@ void ce_scratch_lay_out(ce_scratch *s, ce_arena *arena, const ce_hparams *hp, in
         .k = take_floats(arena, rows, kv_cols),
         .v = take_floats(arena, rows, kv_cols),
         .heads = take_acts(arena, rows, q_cols),
+        .attend_tasks =
+            ce_arena_take(arena, rows > n_splits ? rows : n_splits, sizeof(ce_attend_task)),
+        .attend_scratch = ce_arena_take(arena, (uint64_t)n_threads, attend_bytes),
+        .attend_bytes = (size_t)attend_bytes,
+        .split_out = take_floats(arena, n_splits, (uint64_t)q_cols),
+        .split_log_sum = take_floats(arena, n_splits, (uint64_t)hp->n_heads),
         .proj = take_floats(arena, rows, dim),
         .router_logits = take_floats(arena, rows, n_experts),
         .chosen = take_ints(arena, pairs),

@@ -4,13 +4,9 @@
 
 #include "error.h"
 
-static uint64_t element_bytes(int kv_type) {
-    return kv_type == CE_TYPE_F16 ? sizeof(uint16_t) : sizeof(float);
-}
-
 uint64_t ce_session_kv_bytes(const ce_hparams *hp, int32_t n_ctx, int32_t kv_type) {
     uint64_t rows = ce_mul(2 * (uint64_t)hp->n_layers * (uint64_t)hp->n_kv_heads, (uint64_t)n_ctx);
-    return ce_mul(rows, (uint64_t)hp->head_dim * element_bytes(kv_type));
+    return ce_mul(rows, ce_row_bytes(kv_type, hp->head_dim));
 }
 
 /* The KV rows of one (layer, keys or values, head), for the loops over all of them. */
@@ -27,9 +23,15 @@ ce_status ce_session_create(ce_engine *engine, int32_t n_ctx, int32_t kv_type, c
     const ce_hparams *hp = &engine->model.hp;
     if (n_ctx < 1)
         return ce_fail(err, CE_ERR_ARGUMENT, "a context of %d positions is too short", n_ctx);
-    if (kv_type != CE_TYPE_F16 && kv_type != CE_TYPE_F32)
-        return ce_fail(err, CE_ERR_ARGUMENT, "the KV cache can be f16 or f32, not type %d",
+    if (kv_type < 0 || kv_type >= CE_MAX_TYPE ||
+        engine->kernels.attend[CE_PHASE_PROMPT][kv_type] == NULL)
+        return ce_fail(err, CE_ERR_ARGUMENT, "the KV cache can be f16, q8_0 or f32, not type %d",
                        kv_type);
+    if (ce_row_bytes(kv_type, hp->head_dim) == 0)
+        return ce_fail(err, CE_ERR_ARGUMENT,
+                       "a q8_0 KV cache needs heads of a multiple of 32, and this model's have %d; "
+                       "choose f16",
+                       hp->head_dim);
     const uint64_t kv_bytes = ce_session_kv_bytes(hp, n_ctx, kv_type);
     ce_session *s = ce_alloc(sizeof *s);
     uint8_t *kv = ce_alloc(kv_bytes);
@@ -44,7 +46,7 @@ ce_status ce_session_create(ce_engine *engine, int32_t n_ctx, int32_t kv_type, c
         .engine = engine,
         .n_ctx = n_ctx,
         .kv_type = kv_type,
-        .row_bytes = (size_t)hp->head_dim * (size_t)element_bytes(kv_type),
+        .row_bytes = (size_t)ce_row_bytes(kv_type, hp->head_dim),
         .kv = kv,
         .busy = ATOMIC_FLAG_INIT,
     };

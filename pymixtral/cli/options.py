@@ -50,9 +50,9 @@ OPTIONS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "kv_type": (
         ("--kv-type",),
         {
-            "type": click.Choice(["f16", "f32"]),
+            "type": click.Choice(["f16", "q8_0", "f32"]),
             "default": "f16",
-            "help": "Type of the KV cache's elements.",
+            "help": "Type of the KV cache's elements; q8_0 takes about half the memory of f16.",
         },
     ),
     "no_mmap": (

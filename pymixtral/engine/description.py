@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from pymixtral._cengine import ffi, lib
 from pymixtral.errors import ParameterError
 
-KV_TYPES = {"f16": lib.CE_TYPE_F16, "f32": lib.CE_TYPE_F32}
+KV_TYPES = {"f16": lib.CE_TYPE_F16, "q8_0": lib.CE_TYPE_Q8_0, "f32": lib.CE_TYPE_F32}
 TENSOR_TYPES = {
     "F32": lib.CE_TYPE_F32,
     "F16": lib.CE_TYPE_F16,
@@ -130,13 +130,23 @@ def scratch_bytes(hparams: HParamsLike, options: EngineOptions) -> int:
 
 
 def kv_bytes(hparams: HParamsLike, n_ctx: int, kv_type: str = "f16") -> int:
-    """Bytes of one session's KV cache."""
-    return int(lib.ce_session_kv_bytes(c_hparams(hparams), n_ctx, c_kv_type(kv_type)))
+    """Bytes of one session's KV cache.
+
+    Raises:
+        ParameterError: an unknown type, or one whose blocks do not divide the heads.
+    """
+    n_bytes = int(lib.ce_session_kv_bytes(c_hparams(hparams), n_ctx, c_kv_type(kv_type)))
+    if n_bytes == 0:
+        raise ParameterError(
+            f"kv_type {kv_type} needs heads of a multiple of 32, and this model's have "
+            f"{hparams.head_dim}; choose f16"
+        )
+    return n_bytes
 
 
 def c_kv_type(name: str) -> int:
     if name not in KV_TYPES:
-        raise ParameterError(f"kv_type must be {' or '.join(KV_TYPES)}, not {name!r}")
+        raise ParameterError(f"kv_type must be one of {', '.join(KV_TYPES)}, not {name!r}")
     return int(KV_TYPES[name])
 
 

@@ -1,5 +1,5 @@
 /* The kernels that are no matmuls, in every tier: half precision, dequantization, activations to
- * int8, attention, RMSNorm, SiLU; against definitions in double. With --bench, their speed. */
+ * int8, RMSNorm, SiLU; against definitions in double. With --bench, their speed. */
 #include "check.h"
 #include "generic_half.h"
 
@@ -170,111 +170,6 @@ static void check_quantize_act(const ce_kernels *k) {
     }
 }
 
-/* ---- Attention ---- */
-
-enum { MAX_POSITIONS = 300, MAX_HEAD_DIM = 136, MAX_HEADS = 9 };
-
-typedef struct {
-    int begin, end, n_q, head_dim;
-    bool f16;
-    float q[MAX_HEADS * MAX_HEAD_DIM];
-    float k[MAX_POSITIONS * MAX_HEAD_DIM], v[MAX_POSITIONS * MAX_HEAD_DIM];
-    uint16_t k16[MAX_POSITIONS * MAX_HEAD_DIM], v16[MAX_POSITIONS * MAX_HEAD_DIM];
-} attention_case;
-
-/* In half precision k and v are the rounded values, so that both caches hold the same. */
-static void random_attention(attention_case *c, float amplitude) {
-    static const int head_dims[] = {2, 6, 8, 10, 30, 32, 64, 80, 128, 136};
-    c->head_dim = head_dims[random_int(0, 9)];
-    c->n_q = random_int(1, MAX_HEADS);
-    c->begin = random_int(0, 2) ? 0 : random_int(0, MAX_POSITIONS - 1);
-    c->end = random_int(c->begin + 1, MAX_POSITIONS);
-    c->f16 = random_int(0, 1);
-    const size_t n = (size_t)MAX_POSITIONS * c->head_dim;
-    random_floats(c->q, (size_t)c->n_q * c->head_dim, amplitude);
-    random_floats(c->k, n, 1.0f);
-    random_floats(c->v, n, 1.0f);
-    for (size_t i = 0; i < n && c->f16; i++) {
-        c->k16[i] = f32_to_f16(c->k[i]);
-        c->v16[i] = f32_to_f16(c->v[i]);
-        c->k[i] = f16_to_f32(c->k16[i]);
-        c->v[i] = f16_to_f32(c->v16[i]);
-    }
-}
-
-static float attention_scale(const attention_case *c) { return 1.0f / sqrtf((float)c->head_dim); }
-
-/* Heads [head, head + n) with the positions of the case alone between guard pages. */
-static void run_attention(const ce_kernels *k, const attention_case *c, int head, int n,
-                          float *result) {
-    const size_t size = c->f16 ? sizeof(uint16_t) : sizeof(float), row = c->head_dim * size;
-    const size_t bytes = (size_t)(c->end - c->begin) * row, skip = (size_t)c->begin * row;
-    const char *keys = c->f16 ? (const char *)c->k16 : (const char *)c->k;
-    const char *values = c->f16 ? (const char *)c->v16 : (const char *)c->v;
-    const char *kg = guarded_copy(&guard[0], random_placement(), keys + skip, bytes);
-    const char *vg = guarded_copy(&guard[1], random_placement(), values + skip, bytes);
-    const float *q = place_floats(2, c->q + head * c->head_dim, (size_t)n * c->head_dim);
-    float *out = guarded_place(&guard[3], random_placement(), n * c->head_dim * sizeof *out, 0);
-    (c->f16 ? k->attend_f16 : k->attend_f32)(out, q, kg - skip, vg - skip, row, c->begin, c->end, n,
-                                             c->head_dim, attention_scale(c));
-    memcpy(result, out, n * c->head_dim * sizeof *out);
-}
-
-static void check_head(const attention_case *c, int head, const float *out) {
-    static double weight[MAX_POSITIONS];
-    const float *q = c->q + head * c->head_dim;
-    double max = -INFINITY, sum = 0, score_error = 0;
-    for (int p = c->begin; p < c->end; p++) {
-        double magnitude = 0;
-        weight[p] = 0;
-        for (int i = 0; i < c->head_dim; i++) {
-            const double product = (double)attention_scale(c) * q[i] * c->k[p * c->head_dim + i];
-            weight[p] += product;
-            magnitude += isfinite(product) ? fabs(product) : 0;
-        }
-        max = fmax(max, weight[p]);
-        score_error = fmax(score_error, magnitude * (c->head_dim + 4) * 0x1p-24);
-    }
-    for (int p = c->begin; p < c->end; p++) {
-        weight[p] = exp(weight[p] - max);
-        sum += weight[p];
-    }
-    const double units = 4 * score_error + (c->end - c->begin + 32) * 0x1p-24;
-    for (int i = 0; i < c->head_dim; i++) {
-        double want = 0, magnitude = 0;
-        for (int p = c->begin; p < c->end; p++) {
-            want += weight[p] / sum * c->v[p * c->head_dim + i];
-            magnitude += weight[p] / sum * fabs((double)c->v[p * c->head_dim + i]);
-        }
-        CHECK(fabs(out[i] - want) <= units * magnitude + 0x1p-126,
-              "head %d of %d, positions %d ... %d, column %d of %d: %.9g, not %.9g", head, c->n_q,
-              c->begin, c->end, i, c->head_dim, out[i], want);
-    }
-}
-
-static void check_attention(const ce_kernels *k) {
-    static attention_case c;
-    static float out[MAX_HEADS * MAX_HEAD_DIM], alone[MAX_HEAD_DIM];
-    for (int run = 0; run < 400; run++) {
-        random_attention(&c, run % 4 == 0 ? 1000.0f : 4.0f);
-        if (run % 5 == 0) { /* a position that every head with a positive q[0] cannot see */
-            const int hidden = random_int(c.begin, c.end - 1) * c.head_dim;
-            c.k[hidden] = c.end - c.begin > 1 ? -INFINITY : 0.0f;
-            c.k16[hidden] = f32_to_f16(c.k[hidden]);
-            for (int h = 0; h < c.n_q; h++) {
-                c.q[h * c.head_dim] = fabsf(c.q[h * c.head_dim]) + 0.1f;
-            }
-        }
-        run_attention(k, &c, 0, c.n_q, out);
-        for (int h = 0; h < c.n_q; h++) {
-            check_head(&c, h, out + h * c.head_dim);
-            run_attention(k, &c, h, 1, alone);
-            CHECK(memcmp(alone, out + h * c.head_dim, c.head_dim * sizeof *out) == 0,
-                  "head %d of %d depends on the others", h, c.n_q);
-        }
-    }
-}
-
 /* ---- RMSNorm, SiLU ---- */
 
 static void check_rmsnorm(const ce_kernels *k, int n) {
@@ -320,13 +215,12 @@ static void report(const ce_kernels *k, const char *name, double start, double w
 }
 
 static void bench(const ce_kernels *k) {
-    enum { N = 4096, RUNS = 2000, POSITIONS = 4096, HEADS = 4, HEAD_DIM = 128 };
-    static float x[N], y[N], scale[N / CE_ACT_BLOCK], q[HEADS * HEAD_DIM], out[HEADS * HEAD_DIM];
+    enum { N = 4096, RUNS = 2000 };
+    static float x[N], y[N], scale[N / CE_ACT_BLOCK];
     static int8_t act[N];
     static int32_t sum[N / CE_ACT_BLOCK];
-    static uint16_t half[N], kv[POSITIONS * HEAD_DIM];
+    static uint16_t half[N];
     random_floats(x, N, 1.0f);
-    random_floats(q, HEADS * HEAD_DIM, 1.0f);
     double start = seconds();
     for (int i = 0; i < RUNS; i++) {
         k->quantize_act(act, scale, sum, x, N);
@@ -348,11 +242,6 @@ static void bench(const ce_kernels *k) {
         k->silu_mul(y, x, N);
     }
     report(k, "silu_mul", start, (double)N * RUNS, "G elements/s");
-    start = seconds();
-    for (int i = 0; i < 20; i++) {
-        k->attend_f16(out, q, kv, kv, HEAD_DIM * sizeof *kv, 0, POSITIONS, HEADS, HEAD_DIM, 0.1f);
-    }
-    report(k, "attend_f16, 4 heads", start, 20.0 * 2 * HEADS * HEAD_DIM * POSITIONS, "GMAC/s");
 }
 
 int main(int argc, char **argv) {
@@ -362,11 +251,11 @@ int main(int argc, char **argv) {
     } checks[] = {
         {"f16 to f32", check_widening},        {"f32_to_f16", check_rounding},
         {"f32_to_f16, rows", check_half_rows}, {"dequantize", check_dequantize},
-        {"quantize_act", check_quantize_act},  {"attention", check_attention},
+        {"quantize_act", check_quantize_act},
     };
     report_crashes();
     for (int i = 0; i < 4; i++) {
-        guard[i] = guarded_new(MAX_POSITIONS * MAX_HEAD_DIM * sizeof(float));
+        guard[i] = guarded_new(4096 * sizeof(float));
     }
     const bool measure = argc > 1 && strcmp(argv[1], "--bench") == 0;
     ce_kernels k;

@@ -40,6 +40,21 @@ def test_convert_json(invoke, folder: Path, tmp_path: Path) -> None:
     assert 0 < max(facts["errors"].values()) < 1e-2
 
 
+@pytest.mark.parametrize("recipe", ["q4_k_m", "iq4_nl", "q5_1"])
+def test_a_recipe_in_one_step_or_two(invoke, folder: Path, tmp_path: Path, recipe: str) -> None:
+    """Rows of 64 and 96 fill no block of 256: the K-quants fall back to smaller blocks."""
+    one, exact, two = tmp_path / "one.gguf", tmp_path / "exact.gguf", tmp_path / "two.gguf"
+    assert invoke("convert", folder, one, "--type", recipe).exit_code == 0
+    assert invoke("convert", folder, exact, "--type", "bf16").exit_code == 0
+    assert invoke("quantize", exact, two, recipe).exit_code == 0
+    with open_gguf(one) as a, open_gguf(two) as b:
+        assert {info.type_name for info in a.tensors.values()} > {"F32"}
+        for name, info in a.tensors.items():
+            assert info.type == b.tensors[name].type
+            assert a.data(name) == b.data(name), name
+        assert a.metadata["general.file_type"] == b.metadata["general.file_type"]
+
+
 def test_dry_run(invoke, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.gguf"
     text = invoke("convert", folder, out, "--dry-run").stdout
