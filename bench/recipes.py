@@ -1,6 +1,6 @@
 """Our files of every recipe against llama.cpp's: perplexity, and divergence from the F32 model.
 
-    python bench/recipes.py LIBGGML MODEL-F32.gguf TEXT [--imatrix FILE] [--ctx 256] [RECIPE ...]
+    python bench/recipes.py LIBGGML MODEL-F32.gguf TEXT [--imatrix FILE] [--recipes q4_k_m ...]
 
 LIBGGML is the peer's libggml-base.so (PyPI's llama-cpp-python has it in llama_cpp/lib). Both files
 have the same type for every tensor, and are decoded to F32 before they are run, so that only the
@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("libggml")
     parser.add_argument("model", help="GGUF file in F32")
     parser.add_argument("text")
-    parser.add_argument("recipes", nargs="*", default=DEFAULT)
+    parser.add_argument("--recipes", nargs="+", default=DEFAULT, choices=RECIPES)
     parser.add_argument("--imatrix")
     parser.add_argument("--ctx", type=int, default=256)
     options = parser.parse_args()

@@ -99,9 +99,8 @@ class GGUFWriter:
         trace: TracebackType | None,
     ) -> None:
         try:
+            self._name_file(error)
             with self._partial:
-                if isinstance(error, OSError) and error.filename is None:
-                    error.filename = os.fspath(self.path)  # a full disk does not say which
                 if error is None:
                     self._finish()
                     if self._check is not None:
@@ -109,6 +108,9 @@ class GGUFWriter:
                     os.replace(self._partial.path, self.path)
             if error is None:
                 _sync_folder(self.path.parent)
+        except OSError as failure:
+            self._name_file(failure)
+            raise
         finally:
             self._partial.discard(failed=error is not None)
 
@@ -182,6 +184,11 @@ class GGUFWriter:
             self._partial.note_finished(self._crc)
             self._n_finished += 1
             self._n_written = self._crc = 0
+
+    def _name_file(self, error: BaseException | None) -> None:
+        """A disk that is full does not say which file it had no room for."""
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = os.fspath(self.path)
 
     def _pack_header(self) -> bytes:
         counts = struct.pack("<IQQ", self._version, len(self._infos), len(self._records))

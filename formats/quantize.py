@@ -163,7 +163,7 @@ def quantize_gguf(
         planned = plan(gguf, hparams, recipe, allow_requantize=allow_requantize)
         total = sum(tensor.source.n_bytes for tensor in planned)
         results = []
-        job = job_name([src], [*planned, recipe.file_type, imatrix and imatrix.digest()])
+        job = job_name(gguf.paths, [*planned, recipe.file_type, imatrix and imatrix.digest()])
         with writing_model(out, job, resume=resume) as writer:
             _copy_metadata(writer, gguf, recipe)
             for tensor in planned:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -54,7 +55,7 @@ def _parse(text: str) -> TokenBias:
 
 
 def _token_id(token: str, tokenizer: Tokenizer) -> int:
-    if token.isascii() and token.isdigit():
+    if re.fullmatch("[0-9]{1,9}", token):
         token_id = int(token)
         if token_id < tokenizer.n_vocab:
             return token_id

@@ -189,7 +189,7 @@ def test_logit_bias(invoke, llm: LLM, token: str) -> None:
     assert [llm.tokenizer.piece(i) for i in ids] == ["▁fox"] * 5
 
 
-@pytest.mark.parametrize("token", ["no such token", "99999"])
+@pytest.mark.parametrize("token", ["no such token", "99999", "9" * 5000])
 def test_unknown_token(invoke, token: str) -> None:
     result = invoke("run", FOX, "--logit-bias", f"{token}=1")
     assert result.exit_code == 1

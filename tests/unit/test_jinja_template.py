@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from byte_level_files import byte_level_metadata, golden_merges
 from chat_models import CHATML_TOKENS, FIRST_ADDED, dictate, write_chat_model
+from gguf_files import write_model
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from messages import assistant, definition, system, user
@@ -22,7 +24,8 @@ from pymixtral.chat.jinja import JinjaTemplate
 from pymixtral.chat.messages import parse_messages
 from pymixtral.chat.turns import Answer, Question
 from pymixtral.errors import ChatError
-from pymixtral.formats import TokenType
+from pymixtral.formats import TokenType, open_gguf, read_vocabulary
+from pymixtral.formats.gguf import ValueType
 from pymixtral.sentencepiece_encoder import SPACE
 from pymixtral.tokenizer import Tokenizer
 
@@ -117,6 +120,27 @@ def test_pieces_are_encoded_between_control_tokens(in_process: None) -> None:
         user_id, *tokenizer.encode("Bye"),
         assistant_id,
     ]  # fmt: skip
+
+
+def test_byte_level_vocabularies(in_process: None, tmp_path: Path) -> None:
+    pytest.importorskip("tokenizers", reason="byte-level BPE needs the bpe extra")
+    metadata = byte_level_metadata("llama-bpe", golden_merges())
+    text = (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}<|added|>{% endfor %}"
+    )
+    metadata["tokenizer.chat_template"] = (text, ValueType.STRING)
+    with open_gguf(write_model(tmp_path / "bpe.gguf", metadata, {})) as file:
+        tokenizer = Tokenizer(read_vocabulary(file))
+    question = "Hello <|end|><|added|> é 漢"
+    assert encode_chat(tokenizer, [system("Sing."), user(question)], version="jinja") == [
+        tokenizer.bos_id,  # this pre-tokenizer's files ask for it
+        *tokenizer.encode("system: Sing."),
+        tokenizer.control_id("<|end|>"),
+        tokenizer.control_id("<|added|>"),
+        *tokenizer.encode(f"user: {question}"),
+        tokenizer.control_id("<|end|>"),
+        tokenizer.control_id("<|added|>"),
+    ]
 
 
 def test_one_bos_whether_the_template_writes_it_or_not(in_process: None) -> None:

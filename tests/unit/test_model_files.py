@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import mmap
 import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -153,6 +155,34 @@ def test_a_failure_leaves_no_first_shard(tmp_path: Path, monkeypatch: pytest.Mon
     left = sorted(path.name for path in tmp_path.iterdir())
     assert left
     assert all(name.endswith(".gguf") and "-00001-" not in name for name in left)
+
+
+@pytest.mark.parametrize(
+    ("command", "options"), [("merge", []), ("split", ["--max-tensors", "20"])]
+)
+def test_a_write_that_fails_names_the_file(
+    tmp_path: Path, command: str, options: list[str]
+) -> None:
+    """The limit of a file's size stands for the disk's."""
+    program = [
+        sys.executable,
+        "-m",
+        "pymixtral",
+        command,
+        str(WHOLE),
+        str(tmp_path / "o"),
+        *options,
+    ]
+    result = subprocess.run(
+        ["bash", "-c", 'ulimit -f 60; exec "$@"', "bash", *program],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"error: {tmp_path / 'o'}")
+    assert result.stderr.endswith(": File too large\n")
+    assert not list(tmp_path.iterdir())
 
 
 # ---- Byte splits ----
