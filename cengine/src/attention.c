@@ -195,9 +195,9 @@ static void merge_head(float *out, const float *parts, size_t part_stride, const
 static void finish_chunk(void *ctx, int64_t i, int thread) {
     (void)thread;
     const attention_loop *loop = ctx;
-    ce_engine *engine = loop->pass->engine;
+    const ce_engine *engine = loop->pass->engine;
     const ce_hparams *hp = &engine->model.hp;
-    ce_scratch *s = &engine->scratch;
+    ce_scratch *s = &loop->pass->engine->scratch;
     const int row = loop->first_row + (int)i;
     const int n_parts = loop->pass->phase == CE_PHASE_GENERATED ? count_splits(loop->pass, row) : 1;
     const size_t n_heads = (size_t)hp->n_heads, n_columns = n_heads * (size_t)hp->head_dim;
@@ -208,7 +208,7 @@ static void finish_chunk(void *ctx, int64_t i, int thread) {
                    s->split_out + at * n_columns + column, n_columns,
                    s->split_log_sum + at * n_heads + h, n_heads, n_parts, hp->head_dim);
     }
-    ce_quantize_row(engine, &s->heads, row);
+    ce_quantize_row(loop->pass, &s->heads, row);
 }
 
 bool ce_attention(const ce_pass *pass, int layer) {
