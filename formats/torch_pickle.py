@@ -17,12 +17,12 @@ from typing import Any
 from .bounded import INT64_MAX, Cursor, checked_product
 from .errors import FormatError
 
-# Bounds of ours. A tensor takes 35 opcodes, and has a storage of its own but for views; so a short
-# archive has a short pickle, which keeps a hostile one cheap to refuse.
+# Bounds of ours. A tensor takes 35 opcodes, and a storage has few tensors; so a short archive has a
+# short pickle, which keeps a hostile one cheap to refuse.
 MAX_PICKLE_BYTES = 8 << 20
 MAX_OPCODES = 1 << 17
-_OPCODES_OF_ANY = 1 << 14
-_OPCODES_OF_STORAGE = 64
+_OPCODES_OF_ANY = 1 << 12
+_OPCODES_OF_STORAGE = 1 << 9
 MAX_DEPTH = 1 << 12  # of the stack
 MAX_TEXT_BYTES = 1 << 12
 MAX_DIMS = 8

@@ -19,7 +19,7 @@ static const scaled_format format_iq4_nl = {
     .step = 6,
     .n_guesses = 8,
     .n_rounds = 3,
-    .by = {BY_SQUARE, 1, 2},
+    .by = {0.25f, 2},
 };
 static const scaled_format format_iq4_xs = {
     .low = -127,
@@ -33,7 +33,7 @@ static const scaled_format format_iq4_xs = {
     .step = 6,
     .n_guesses = 8,
     .n_rounds = 2,
-    .by = {BY_SQUARE, 1, 2},
+    .by = {0.25f, 2},
 };
 
 static inline uint8_t iq4_index(int8_t point) {

@@ -14,7 +14,7 @@ static const affine_format format_q2_K = {
     .step = 0.1f,
     .n_guesses = 18,
     .n_rounds = 4,
-    .by = {BY_MAGNITUDE, 0, 0.25f},
+    .by = {0, 0.25f},
 };
 static const affine_format format_q4_K = {
     .n_max = 15,
@@ -25,7 +25,7 @@ static const affine_format format_q4_K = {
     .step = 0.2f,
     .n_guesses = 12,
     .n_rounds = 2,
-    .by = {BY_MAGNITUDE, 0.25f, 2},
+    .by = {0.25f, 2},
 };
 static const affine_format format_q5_K = {
     .n_max = 31,
@@ -36,7 +36,7 @@ static const affine_format format_q5_K = {
     .step = 0.2f,
     .n_guesses = 12,
     .n_rounds = 2,
-    .by = {BY_MAGNITUDE, 1, 2},
+    .by = {1, 2},
 };
 static const scaled_format format_q3_K = {
     .low = -4,
@@ -49,7 +49,7 @@ static const scaled_format format_q3_K = {
     .step = 0.15f,
     .n_guesses = 12,
     .n_rounds = 3,
-    .by = {BY_SQUARE, 1, 2},
+    .by = {0.25f, 2},
 };
 static const scaled_format format_q6_K = {
     .low = -32,
@@ -62,7 +62,7 @@ static const scaled_format format_q6_K = {
     .step = 0.2f,
     .n_guesses = 8,
     .n_rounds = 2,
-    .by = {BY_SQUARE, 1, -1},
+    .by = {0.25f, -1},
 };
 
 /* See unpack_scale_min in generic_blocks.h. */

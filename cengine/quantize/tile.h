@@ -23,31 +23,24 @@ typedef struct {
 } unit;
 
 /* The weights that make an error matter. */
-typedef enum {
-    BY_MAGNITUDE, /* |x| + rms * root mean square of the sub-block */
-    BY_SQUARE     /* x^2 + rms * mean square of the sub-block */
-} default_weights;
-
 typedef struct {
-    default_weights without; /* an importance: of a value alone */
+    /* Without an importance: |x| + rms * root mean square of the sub-block. */
     float rms;
-    /* With one, the weight is importance * sqrt(spread * mean square of the block + x^2), or the
-     * importance alone where `spread` is negative. */
+    /* With one: importance * sqrt(spread * mean square of the block + x^2), or the importance alone
+     * where `spread` is negative. */
     float spread;
 } weighting;
 
 INLINE float lane_of(const lanes *v, int sub) { return v[sub / LANES][sub % LANES]; }
 
-INLINE void weigh_by_value(tile *t, int n_columns, weighting by) {
+INLINE void weigh_by_magnitude(tile *t, int n_columns, float rms) {
     lanes squares = splat(0);
     for (int c = 0; c < n_columns; c++) {
         squares += t->x[c] * t->x[c];
     }
-    const lanes rms = lanes_sqrt(squares / (float)n_columns);
-    const lanes floor = by.rms * (by.without == BY_SQUARE ? rms * rms : rms);
+    const lanes floor = rms * lanes_sqrt(squares / (float)n_columns);
     for (int c = 0; c < n_columns; c++) {
-        const lanes x = t->x[c];
-        t->w[c] = floor + (by.without == BY_SQUARE ? x * x : lanes_abs(x));
+        t->w[c] = lanes_abs(t->x[c]) + floor;
     }
 }
 
@@ -105,7 +98,7 @@ INLINE void load_unit(unit *u, int n_columns, int n_sub, const float *x, const f
     }
     if (importance == NULL) {
         for (int i = 0; i < N_TILES; i++) {
-            weigh_by_value(&u->tiles[i], n_columns, by);
+            weigh_by_magnitude(&u->tiles[i], n_columns, by.rms);
         }
     } else if (by.spread >= 0) {
         weigh_by_importance(u, by.spread);
