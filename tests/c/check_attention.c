@@ -159,10 +159,11 @@ static void check_head(const attention_case *c, int row, int head, double roundi
 
 /* A position that no query sees, whatever its other keys say. */
 static void hide_position(attention_case *c) {
-    const int p = random_int(first_seen(c, c->n_rows - 1), end_seen(c, 0) - 1);
-    if (c->type == CE_TYPE_Q8_0 || end_seen(c, 0) - first_seen(c, c->n_rows - 1) < 2) {
+    const int first = first_seen(c, c->n_rows - 1), end = end_seen(c, 0);
+    if (c->type == CE_TYPE_Q8_0 || end - first < 2) {
         return;
     }
+    const int p = random_int(first, end - 1);
     c->k[p * c->head_dim] = -INFINITY;
     const size_t at = (size_t)p * (size_t)ce_row_bytes((int32_t)c->type, c->head_dim);
     if (c->type == CE_TYPE_F16) {

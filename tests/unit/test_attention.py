@@ -30,8 +30,9 @@ LONG = replace(TINY_MODELS["three-layers"], n_heads=6, n_layers=1, n_ctx_train=3
 MODELS = {"all": LONG, "window": replace(LONG, sliding_window=700)}
 # Small enough for the oracle to read 32k positions in some seconds.
 ORACLE_MODEL = replace(LONG, n_heads=2)
-# Of logits of a standard deviation around 2, by what keys and values are rounded to.
-MAX_DIFFERENCE = {"f32": 1e-4, "f16": 1e-2, "q8_0": 5e-2, "bf16": 0.2}
+# Of logits of a standard deviation around 2, by what keys and values are rounded to. At position
+# 32767 rotary angles in float32 are off by up to 2^-10 (decision 5).
+MAX_DIFFERENCE = {"f32": 1e-3, "f16": 1e-2, "q8_0": 5e-2, "bf16": 0.2}
 # Enough for a generated token to look at its context in three parts, the last of one position.
 IDS = random_ids(LONG, 1025)
 
