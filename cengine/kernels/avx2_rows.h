@@ -21,6 +21,7 @@ enum { SIGNED_OFFSET = 0 };
 typedef float floats __attribute__((vector_size(4 * ROWS)));
 typedef int32_t ints __attribute__((vector_size(4 * ROWS)));
 typedef uint8_t bytes __attribute__((vector_size(4 * ROWS)));
+typedef uint16_t half_floats __attribute__((vector_size(2 * ROWS)));
 
 /* The j-th row of the k-th vector. */
 INLINE int row_of(int k, int j) { return k + j; }
@@ -82,9 +83,7 @@ INLINE floats subtract_product(floats a, floats b, floats c) {
     return (floats)_mm256_fnmadd_ps((__m256)a, (__m256)b, (__m256)c);
 }
 
-INLINE floats from_halves(const uint16_t h[ROWS]) {
-    return (floats)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)h));
-}
+INLINE floats from_halves(half_floats v) { return (floats)_mm256_cvtph_ps((__m128i)v); }
 
 /* The low 16 bits of each lane, a half float. */
 INLINE floats half_in_lane(ints v) {
@@ -173,6 +172,13 @@ INLINE ints dot_4(ints sum, bytes w, bytes x, bool is_signed) {
     return sum + add_pairs(multiply(w, x, is_signed));
 }
 
+/* a + b, here and now: gcc would make a tree of a sum of many, and have to spill its leaves. */
+INLINE __m256i add_in_order(__m256i a, __m256i b) {
+    __m256i sum = _mm256_add_epi16(a, b);
+    __asm__("" : "+x"(sum));
+    return sum;
+}
+
 /* sum[p][t] += the products of groups [g0, g1) of panel p, of four columns, with token t, whose 32
  * columns are at q + 32 * t. As many sums of pairs are added in int16 as can never overflow. */
 INLINE void add_products(ints sum[PANELS][TILE], const bytes *const w[PANELS], int g0, int g1,
@@ -186,7 +192,7 @@ INLINE void add_products(ints sum[PANELS][TILE], const bytes *const w[PANELS], i
         for (int k = g + 1; k < g1 && k < g + fit; k++) {
             for (int t = 0; t < n_tokens; t++) {
                 const bytes x = broadcast_4(q + 32 * t + 4 * k);
-                pairs[t] = _mm256_add_epi16(pairs[t], multiply(w[0][k], x, is_signed));
+                pairs[t] = add_in_order(pairs[t], multiply(w[0][k], x, is_signed));
             }
         }
         for (int t = 0; t < n_tokens; t++) {

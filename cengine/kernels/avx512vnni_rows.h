@@ -22,6 +22,7 @@ enum { SIGNED_OFFSET = 128 };
 typedef float floats __attribute__((vector_size(4 * ROWS)));
 typedef int32_t ints __attribute__((vector_size(4 * ROWS)));
 typedef uint8_t bytes __attribute__((vector_size(4 * ROWS)));
+typedef uint16_t half_floats __attribute__((vector_size(2 * ROWS)));
 
 /* The j-th row of the k-th vector: (0, 4) (1, 5) (2, 6) (3, 7) (8, 12) (9, 13) (10, 14) (11, 15),
  * so that rows come out of the shuffles below in order. */
@@ -91,9 +92,7 @@ INLINE floats subtract_product(floats a, floats b, floats c) {
     return (floats)_mm512_fnmadd_ps((__m512)a, (__m512)b, (__m512)c);
 }
 
-INLINE floats from_halves(const uint16_t h[ROWS]) {
-    return (floats)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)h));
-}
+INLINE floats from_halves(half_floats v) { return (floats)_mm512_cvtph_ps((__m256i)v); }
 
 /* The low 16 bits of each lane, a half float. */
 INLINE floats half_in_lane(ints v) {

@@ -97,11 +97,13 @@ INLINE floats signed_byte(ints v, int j) { return to_floats(v << (24 - 8 * j) >>
 
 /* The half float at row[i] + at of each row. */
 INLINE floats half_of_rows(const uint8_t *const row[ROWS], size_t at) {
-    uint16_t h[ROWS];
+    half_floats v = {0};
     for (int i = 0; i < ROWS; i++) {
-        memcpy(&h[i], row[i] + at, sizeof h[i]);
+        uint16_t h;
+        memcpy(&h, row[i] + at, sizeof h);
+        v[i] = h;
     }
-    return from_halves(h);
+    return from_halves(v);
 }
 
 /* The 32-bit word at row[i] + at of each row. */
