@@ -10,7 +10,8 @@ import numpy as np
 from .errors import FormatError
 from .hf_config import read_special_id
 from .safetensors import read_json_file
-from .sentencepiece_model import BPE, SentencePieceModel, read_sentencepiece_model
+from .sentencepiece_model import SentencePieceModel, read_sentencepiece_model
+from .sentencepiece_proto import BPE
 from .tokenizer_json import TOKENIZER_JSON, read_tokenizer_json
 from .vocabulary import SENTENCEPIECE, TokenType, Vocabulary
 

@@ -1,8 +1,8 @@
 """Reading a sentencepiece model (``tokenizer.model``).
 
-The file is a protobuf ModelProto; source: sentencepiece_model.proto of
-https://github.com/google/sentencepiece. Only the few fields that a vocabulary needs are read, by
-hand, so that no protobuf library is needed and a hostile file has nothing to work on.
+The file is a protobuf ModelProto, see `sentencepiece_proto`. Only the few fields that a vocabulary
+needs are read, by hand, so that no protobuf library is needed and a hostile file has nothing to
+work on.
 """
 
 from __future__ import annotations
@@ -13,25 +13,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from . import sentencepiece_proto as proto
 from .errors import FormatError
 from .vocabulary import TokenType
 
 MAX_FILE_BYTES = 64 << 20
 MAX_PIECES = 1 << 20
 
-BPE = 2  # TrainerSpec.ModelType
-_UNIGRAM = 1  # the default
-
-# Wire types of protobuf.
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_FIXED_BYTES = {_FIXED64: 8, _FIXED32: 4}
+_FIXED_BYTES = {proto.FIXED64: 8, proto.FIXED32: 4}
 _MAX_VARINT_BYTES = 10
-
-# Field numbers: of ModelProto, of its SentencePiece, TrainerSpec and NormalizerSpec.
-_PIECES, _TRAINER, _NORMALIZER = 1, 2, 3
-_PIECE_TEXT, _PIECE_SCORE, _PIECE_TYPE = 1, 2, 3
-_MODEL_TYPE, _UNK_ID, _BOS_ID, _EOS_ID = 3, 40, 41, 42
-_CHARSMAP, _ADD_DUMMY_PREFIX, _REMOVE_EXTRA_WHITESPACES, _ESCAPE_WHITESPACES = 2, 3, 4, 5
 
 
 @dataclass(slots=True)
@@ -41,7 +31,7 @@ class SentencePieceModel:
     pieces: list[str] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
     types: list[TokenType] = field(default_factory=list)
-    model_type: int = _UNIGRAM
+    model_type: int = proto.UNIGRAM
     unk_id: int = 0
     bos_id: int = 1
     eos_id: int = 2
@@ -65,11 +55,11 @@ def read_sentencepiece_model(path: str | os.PathLike[str]) -> SentencePieceModel
         raise FormatError(path, "file", f"is longer than {MAX_FILE_BYTES} bytes", MAX_FILE_BYTES)
     model = SentencePieceModel()
     for message in _Message(path, data, 0, "model").submessages():
-        if message.number == _PIECES:
+        if message.number == proto.PIECES:
             _read_piece(model, message)
-        elif message.number == _TRAINER:
+        elif message.number == proto.TRAINER:
             _read_trainer(model, message)
-        elif message.number == _NORMALIZER:
+        elif message.number == proto.NORMALIZER:
             _read_normalizer(model, message)
     if not model.pieces:
         raise FormatError(path, "pieces", "there are none", 0)
@@ -81,11 +71,11 @@ def _read_piece(model: SentencePieceModel, message: _Message) -> None:
         raise message.error(f"there are more than {MAX_PIECES}")
     text, score, kind = "", 0.0, int(TokenType.NORMAL)
     for number, value in message.fields():
-        if number == _PIECE_TEXT:
+        if number == proto.PIECE_TEXT:
             text = message.text(value)
-        elif number == _PIECE_SCORE:
+        elif number == proto.PIECE_SCORE:
             score = message.float32(value)
-        elif number == _PIECE_TYPE:
+        elif number == proto.PIECE_TYPE:
             kind = message.integer(value)
     if kind not in set(TokenType):
         raise message.error(f"unknown type {kind}")
@@ -96,25 +86,25 @@ def _read_piece(model: SentencePieceModel, message: _Message) -> None:
 
 def _read_trainer(model: SentencePieceModel, message: _Message) -> None:
     for number, value in message.fields():
-        if number == _MODEL_TYPE:
+        if number == proto.MODEL_TYPE:
             model.model_type = message.integer(value)
-        elif number == _UNK_ID:
+        elif number == proto.UNK_ID:
             model.unk_id = message.integer(value)
-        elif number == _BOS_ID:
+        elif number == proto.BOS_ID:
             model.bos_id = message.integer(value)
-        elif number == _EOS_ID:
+        elif number == proto.EOS_ID:
             model.eos_id = message.integer(value)
 
 
 def _read_normalizer(model: SentencePieceModel, message: _Message) -> None:
     for number, value in message.fields():
-        if number == _CHARSMAP:
+        if number == proto.CHARSMAP:
             model.has_charsmap = len(message.bytes_(value)) > 0
-        elif number == _ADD_DUMMY_PREFIX:
+        elif number == proto.ADD_DUMMY_PREFIX:
             model.add_dummy_prefix = message.integer(value) != 0
-        elif number == _REMOVE_EXTRA_WHITESPACES:
+        elif number == proto.REMOVE_EXTRA_WHITESPACES:
             model.remove_extra_whitespaces = message.integer(value) != 0
-        elif number == _ESCAPE_WHITESPACES:
+        elif number == proto.ESCAPE_WHITESPACES:
             model.escape_whitespaces = message.integer(value) != 0
 
 
@@ -139,9 +129,9 @@ class _Message:
         while self._pos < len(self._data):
             tag = self._varint()
             number, wire_type = tag >> 3, tag & 7
-            if wire_type == _VARINT:
+            if wire_type == proto.VARINT:
                 yield number, self._varint()
-            elif wire_type == _BYTES:
+            elif wire_type == proto.BYTES:
                 yield number, self._take(self._varint())
             elif wire_type in _FIXED_BYTES:
                 yield number, self._take(_FIXED_BYTES[wire_type])

@@ -12,7 +12,8 @@ from typing import Any
 
 from .errors import FormatError
 from .safetensors import read_json_file
-from .sentencepiece_model import BPE, MAX_PIECES, SentencePieceModel
+from .sentencepiece_model import MAX_PIECES, SentencePieceModel
+from .sentencepiece_proto import BPE
 from .vocabulary import TokenType
 
 TOKENIZER_JSON = "tokenizer.json"

@@ -2,8 +2,7 @@
 
 The file holds the pieces, scores and types of the model's entries, not the model; sentencepiece
 loads only a serialized ModelProto. The few fields needed are written here in protobuf's wire
-format, numbered as in sentencepiece's own
-https://github.com/google/sentencepiece/blob/master/src/sentencepiece_model.proto.
+format, see `formats/sentencepiece_proto.py`.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from pymixtral.formats import TokenType
+from pymixtral.formats import sentencepiece_proto as proto
 
 BYTE_PIECES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 
@@ -101,25 +101,25 @@ def _free_name(name: str, taken: set[str]) -> str:
 
 def serialize(entries: Iterable[Entry], add_dummy_prefix: bool) -> bytes:
     """A ModelProto: BPE, byte fallback, identity normalizer that keeps extra white space."""
-    trainer_spec = _varint(3, 2) + _varint(35, True)  # model_type = BPE, byte_fallback
+    trainer_spec = _varint(proto.MODEL_TYPE, proto.BPE) + _varint(proto.BYTE_FALLBACK, True)
     normalizer_spec = (
-        _bytes(1, b"identity")  # name
-        + _varint(3, add_dummy_prefix)
-        + _varint(4, False)  # remove_extra_whitespaces
-        + _varint(5, True)  # escape_whitespaces
+        _bytes(proto.NAME, b"identity")
+        + _varint(proto.ADD_DUMMY_PREFIX, add_dummy_prefix)
+        + _varint(proto.REMOVE_EXTRA_WHITESPACES, False)
+        + _varint(proto.ESCAPE_WHITESPACES, True)
     )
     return (
-        b"".join(_bytes(1, _piece(*entry)) for entry in entries)
-        + _bytes(2, trainer_spec)
-        + _bytes(3, normalizer_spec)
+        b"".join(_bytes(proto.PIECES, _piece(*entry)) for entry in entries)
+        + _bytes(proto.TRAINER, trainer_spec)
+        + _bytes(proto.NORMALIZER, normalizer_spec)
     )
 
 
 def _piece(piece: str, score: float, token_type: TokenType) -> bytes:
     return (
-        _bytes(1, piece.encode(errors="surrogateescape"))
-        + _float(2, score)
-        + _varint(3, token_type)
+        _bytes(proto.PIECE_TEXT, piece.encode(errors="surrogateescape"))
+        + _float(proto.PIECE_SCORE, score)
+        + _varint(proto.PIECE_TYPE, token_type)
     )
 
 
@@ -133,12 +133,12 @@ def _base128(value: int) -> bytes:
 
 
 def _varint(field: int, value: int) -> bytes:
-    return _base128(field << 3) + _base128(value)
+    return _base128(field << 3 | proto.VARINT) + _base128(value)
 
 
 def _bytes(field: int, value: bytes) -> bytes:
-    return _base128(field << 3 | 2) + _base128(len(value)) + value
+    return _base128(field << 3 | proto.BYTES) + _base128(len(value)) + value
 
 
 def _float(field: int, value: float) -> bytes:
-    return _base128(field << 3 | 5) + struct.pack("<f", value)
+    return _base128(field << 3 | proto.FIXED32) + struct.pack("<f", value)

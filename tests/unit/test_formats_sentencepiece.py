@@ -9,7 +9,8 @@ import pytest
 import sentencepiece
 from hf_folders import NORMALIZER, PIECES, TRAINER, piece, proto, proto_field, tokenizer_model
 
-from pymixtral.formats.sentencepiece_model import BPE, read_sentencepiece_model
+from pymixtral.formats.sentencepiece_model import read_sentencepiece_model
+from pymixtral.formats.sentencepiece_proto import BPE
 from pymixtral.formats.vocabulary import TokenType
 
 MISTRAL_MODELS = Path(mistral_common.__file__).parent / "data"
