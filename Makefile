@@ -40,7 +40,7 @@ test: ## the whole Python suite
 	$(PYTHON) -m pytest -q
 
 check-c: $(CHECKS) ## the C checks: every kernel against the generic one, the thread pool
-	@for check in $(CHECKS); do echo "$$check"; $$check || exit 1; done
+	@printf '%s\n' $(CHECKS) | xargs -P "$$(nproc)" -I CHECK sh -c 'CHECK || exit 255'
 
 tsan: ## the thread pool's check under ThreadSanitizer
 	$(MAKE) BUILD=build/tsan CFLAGS_EXTRA='-fsanitize=thread -g -O1' build/tsan/check_pool
