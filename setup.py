@@ -6,9 +6,11 @@ Everything that is not about building C is in pyproject.toml.
 import os
 import platform
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import setup
+from setuptools.command.build_clib import build_clib
 from setuptools.command.build_ext import build_ext
 
 CENGINE = Path("cengine")
@@ -53,6 +55,15 @@ LIBRARIES = [
 ]
 
 
+class BuildClib(build_clib):
+    """Compiles the libraries side by side: they wait for separate compilers, not for Python."""
+
+    def build_libraries(self, libraries):  # type: ignore[no-untyped-def]
+        build_one = super().build_libraries
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(lambda library: build_one([library]), libraries))
+
+
 class BuildExt(build_ext):
     """Relinks the extension when one of the static libraries has been rebuilt."""
 
@@ -75,6 +86,6 @@ setup(
     package_data={"pymixtral": ["py.typed", "models/*"]},
     libraries=LIBRARIES,
     cffi_modules=["cengine/ffi_build.py:ffibuilder"],
-    cmdclass={"build_ext": BuildExt},
+    cmdclass={"build_clib": BuildClib, "build_ext": BuildExt},
     options={"bdist_wheel": {"py_limited_api": "cp311"}},  # one wheel for Python 3.11 and up
 )

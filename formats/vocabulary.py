@@ -37,15 +37,20 @@ class Vocabulary:
     tokens: list[str]  # bytes that are not UTF-8 as surrogate escapes
     scores: npt.NDArray[np.float32]
     types: npt.NDArray[np.int32]  # TokenType
-    bos_id: int | None
-    eos_id: int | None
-    unk_id: int | None
-    add_bos: bool
-    add_eos: bool
-    add_space_prefix: bool
-    chat_template: str | None
+    bos_id: int | None = None
+    eos_id: int | None = None
+    unk_id: int | None = None
+    add_bos: bool = False
+    add_eos: bool = False
+    add_space_prefix: bool = False
+    chat_template: str | None = None
     pre: str | None = None  # of byte-level BPE: a key of PRE_TOKENIZERS, if it is known
     merges: list[tuple[str, str]] = field(default_factory=list)  # likewise, the first goes first
+
+    @property
+    def control_ids(self) -> list[int]:
+        """The ids that are control tokens whatever `types` says: those of BOS and EOS."""
+        return [i for i in (self.bos_id, self.eos_id) if i is not None]
 
 
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")

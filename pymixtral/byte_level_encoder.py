@@ -96,9 +96,8 @@ def _build(
 def _effective_types(vocab: Vocabulary) -> list[TokenType]:
     """Token types, set right where the special ids contradict them."""
     types = list(map(TokenType, vocab.types.tolist()))
-    for special_id in (vocab.bos_id, vocab.eos_id):
-        if special_id is not None:
-            types[special_id] = TokenType.CONTROL
+    for control_id in vocab.control_ids:
+        types[control_id] = TokenType.CONTROL
     return types
 
 

@@ -48,15 +48,14 @@ class SentencePieceEncoder:
 
 def _effective_types(vocab: Vocabulary) -> list[TokenType]:
     """Token types, set right where a token's spelling or the special ids contradict them."""
-    types = [TokenType(int(value)) for value in vocab.types]
+    types = list(map(TokenType, vocab.types.tolist()))
     for token_id, token in enumerate(vocab.tokens):
         if BYTE_TOKEN.fullmatch(token) and types[token_id] not in OUTSIDE_SENTENCEPIECE:
             types[token_id] = TokenType.BYTE
     if vocab.unk_id is not None:
         types[vocab.unk_id] = TokenType.UNKNOWN
-    for special_id in (vocab.bos_id, vocab.eos_id):
-        if special_id is not None:
-            types[special_id] = TokenType.CONTROL
+    for control_id in vocab.control_ids:
+        types[control_id] = TokenType.CONTROL
     return types
 
 

@@ -50,14 +50,12 @@ static inline void pack_iq4_nibbles(uint8_t qs[16], const int8_t q[32]) {
     }
 }
 
-static inline void pack_iq4_nl(void *out, const scaled_codes *codes, int sub) {
-    ce_block_iq4_nl *block = out;
+static inline void pack_iq4_nl(ce_block_iq4_nl *block, const scaled_codes *codes, int sub) {
     block->d = f32_to_f16(codes->d[sub]);
     pack_iq4_nibbles(block->qs, codes->q[sub]);
 }
 
-static inline void pack_iq4_xs(void *out, const scaled_codes *codes, int sub) {
-    ce_block_iq4_xs *block = out;
+static inline void pack_iq4_xs(ce_block_iq4_xs *block, const scaled_codes *codes, int sub) {
     block->d = f32_to_f16(codes->d[sub]);
     memset(block->scales_l, 0, sizeof block->scales_l);
     unsigned high = 0;

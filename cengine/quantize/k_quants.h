@@ -75,12 +75,9 @@ static inline void pack_scale_min(uint8_t packed[12], const float scale[8], cons
     }
 }
 
-/* Sub-blocks `sub` ... of the codes make one block. */
-typedef void pack_affine_fn(void *block, const affine_codes *codes, int sub);
-typedef void pack_scaled_fn(void *block, const scaled_codes *codes, int sub);
+/* The functions below make a block of sub-blocks `sub` ... of the codes. */
 
-static inline void pack_q4_K(void *out, const affine_codes *codes, int sub) {
-    ce_block_q4_K *block = out;
+static inline void pack_q4_K(ce_block_q4_K *block, const affine_codes *codes, int sub) {
     block->d = f32_to_f16(codes->d[sub]);
     block->dmin = f32_to_f16(codes->dmin[sub]);
     pack_scale_min(block->scales, codes->scale + sub, codes->offset + sub);
@@ -92,8 +89,7 @@ static inline void pack_q4_K(void *out, const affine_codes *codes, int sub) {
     }
 }
 
-static inline void pack_q5_K(void *out, const affine_codes *codes, int sub) {
-    ce_block_q5_K *block = out;
+static inline void pack_q5_K(ce_block_q5_K *block, const affine_codes *codes, int sub) {
     block->d = f32_to_f16(codes->d[sub]);
     block->dmin = f32_to_f16(codes->dmin[sub]);
     pack_scale_min(block->scales, codes->scale + sub, codes->offset + sub);
@@ -118,8 +114,7 @@ static inline void pack_pairs_of_bits(uint8_t qs[64], const uint8_t code[CE_QK_K
     }
 }
 
-static inline void pack_q2_K(void *out, const affine_codes *codes, int sub) {
-    ce_block_q2_K *block = out;
+static inline void pack_q2_K(ce_block_q2_K *block, const affine_codes *codes, int sub) {
     uint8_t q[CE_QK_K];
     block->d = f32_to_f16(codes->d[sub]);
     block->dmin = f32_to_f16(codes->dmin[sub]);
@@ -138,8 +133,7 @@ static inline void unsigned_codes(uint8_t q[CE_QK_K], const scaled_codes *codes,
     }
 }
 
-static inline void pack_q3_K(void *out, const scaled_codes *codes, int sub) {
-    ce_block_q3_K *block = out;
+static inline void pack_q3_K(ce_block_q3_K *block, const scaled_codes *codes, int sub) {
     uint8_t q[CE_QK_K];
     unsigned_codes(q, codes, sub, -4);
     block->d = f32_to_f16(codes->d[sub]);
@@ -156,8 +150,7 @@ static inline void pack_q3_K(void *out, const scaled_codes *codes, int sub) {
     pack_pairs_of_bits(block->qs, q);
 }
 
-static inline void pack_q6_K(void *out, const scaled_codes *codes, int sub) {
-    ce_block_q6_K *block = out;
+static inline void pack_q6_K(ce_block_q6_K *block, const scaled_codes *codes, int sub) {
     uint8_t q[CE_QK_K], high[CE_QK_K];
     unsigned_codes(q, codes, sub, -32);
     block->d = f32_to_f16(codes->d[sub]);

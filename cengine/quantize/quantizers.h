@@ -6,40 +6,22 @@
 #include "k_quants.h"
 #include "kernels.h"
 
-INLINE void quantize_blocks_affine(void *dst, size_t block_bytes, const float *x,
-                                   const float *importance, int64_t n_blocks, int64_t row_columns,
-                                   const affine_format *f, pack_affine_fn *pack) {
-    for (int64_t first = 0; first < n_blocks; first += N_SUB / f->n_sub) {
-        unit u;
-        affine_codes codes;
-        load_unit(&u, f->n_columns, f->n_sub, x, importance, row_columns, first, n_blocks, f->by);
-        quantize_affine(&u, f, &codes);
-        for (int sub = 0; sub < N_SUB && first + sub / f->n_sub < n_blocks; sub += f->n_sub) {
-            pack((char *)dst + (size_t)(first + sub / f->n_sub) * block_bytes, &codes, sub);
-        }
-    }
-}
-
-INLINE void quantize_blocks_scaled(void *dst, size_t block_bytes, const float *x,
-                                   const float *importance, int64_t n_blocks, int64_t row_columns,
-                                   const scaled_format *f, pack_scaled_fn *pack) {
-    for (int64_t first = 0; first < n_blocks; first += N_SUB / f->n_sub) {
-        unit u;
-        scaled_codes codes;
-        load_unit(&u, f->n_columns, f->n_sub, x, importance, row_columns, first, n_blocks, f->by);
-        quantize_scaled(&u, f, &codes);
-        for (int sub = 0; sub < N_SUB && first + sub / f->n_sub < n_blocks; sub += f->n_sub) {
-            pack((char *)dst + (size_t)(first + sub / f->n_sub) * block_bytes, &codes, sub);
-        }
-    }
-}
-
+/* `search` is affine or scaled: the family of formats that `type` is of. */
 #define DEFINE_QUANTIZE(search, type)                                                              \
     static void quantize_##type(void *dst, const float *x, const float *importance,                \
                                 int64_t n_rows, int64_t n_cols) {                                  \
-        const int64_t columns = format_##type.n_columns * format_##type.n_sub;                     \
-        quantize_blocks_##search(dst, sizeof(ce_block_##type), x, importance,                      \
-                                 n_rows *(n_cols / columns), n_cols, &format_##type, pack_##type); \
+        const search##_format *f = &format_##type;                                                 \
+        const int64_t n_blocks = n_rows * (n_cols / (f->n_columns * f->n_sub));                    \
+        const int64_t blocks_per_unit = N_SUB / f->n_sub;                                          \
+        for (int64_t first = 0; first < n_blocks; first += blocks_per_unit) {                      \
+            unit u;                                                                                \
+            search##_codes codes;                                                                  \
+            load_unit(&u, f->n_columns, f->n_sub, x, importance, n_cols, first, n_blocks, f->by);  \
+            quantize_##search(&u, f, &codes);                                                      \
+            for (int64_t b = 0; b < blocks_per_unit && first + b < n_blocks; b++) {                \
+                pack_##type((ce_block_##type *)dst + first + b, &codes, (int)b * f->n_sub);        \
+            }                                                                                      \
+        }                                                                                          \
     }
 
 DEFINE_QUANTIZE(affine, q2_K)

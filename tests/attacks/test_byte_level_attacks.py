@@ -32,13 +32,7 @@ def tokenizer_of(
         tokens=tokens,
         scores=np.zeros(len(tokens), np.float32),
         types=np.array(types or [TokenType.NORMAL] * len(tokens), np.int32),
-        bos_id=None,
         eos_id=0,
-        unk_id=None,
-        add_bos=False,
-        add_eos=False,
-        add_space_prefix=False,
-        chat_template=None,
         pre=pre,
         merges=merges,
     )

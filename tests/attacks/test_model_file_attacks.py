@@ -6,7 +6,6 @@ Each ends in one FormatError that names the file at fault, and what to do where 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,25 +13,19 @@ from typing import Any
 import numpy as np
 import pytest
 from gguf_files import tiny_metadata, tiny_shapes, write_model
+from hostile import refused
 
 from pymixtral.formats import FormatError, ValueType, read_hparams
 from pymixtral.formats.gguf_shards import open_model_file
 from pymixtral.formats.gguf_split import merge_gguf, split_gguf
 
-CPU_SECONDS = 0.1
-
 Metadata = dict[str, tuple[Any, ValueType]]
 Shapes = dict[str, tuple[int, ...]]
 
 
-def refusal(path: Path) -> FormatError:
-    started = time.process_time()
-    with pytest.raises(FormatError) as caught, open_model_file(path) as file:
+def read(path: Path) -> None:
+    with open_model_file(path) as file:
         read_hparams(file)
-    assert time.process_time() - started < CPU_SECONDS
-    line = str(caught.value)
-    assert line.isprintable()
-    return caught.value
 
 
 def split_keys(index: object, count: object, n_tensors: object) -> Metadata:
@@ -67,21 +60,21 @@ def test_the_parts_make_a_good_model(tmp_path: Path) -> None:
 def test_missing_shard(tmp_path: Path) -> None:
     first = write_shards(tmp_path)
     (tmp_path / "m-00002-of-00003.gguf").unlink()
-    error = refusal(first)
+    error = refused(first, read)
     assert error.file == str(first)
     assert "m-00002-of-00003.gguf is missing" in error.what
 
 
 def test_a_later_shard_is_named(tmp_path: Path) -> None:
     write_shards(tmp_path)
-    error = refusal(tmp_path / "m-00003-of-00003.gguf")
+    error = refused(tmp_path / "m-00003-of-00003.gguf", read)
     assert error.field == "split.no"
     assert "name the first, m-00001-of-00003.gguf" in error.what
 
 
 @pytest.mark.parametrize("name", ["m.gguf", "m-1-of-3.gguf", "m-00001-of-00004.gguf"])
 def test_a_shard_of_another_name(tmp_path: Path, name: str) -> None:
-    error = refusal(write_shards(tmp_path).rename(tmp_path / name))
+    error = refused(write_shards(tmp_path).rename(tmp_path / name), read)
     assert error.field == "split.count"
     assert "NAME-00001-of-00003.gguf" in error.what
 
@@ -149,7 +142,7 @@ SHARD_CHANGES: dict[str, tuple[Callable[[list[Metadata], list[Shapes]], None], i
 @pytest.mark.parametrize("name", SHARD_CHANGES)
 def test_shards_that_contradict_one_another(tmp_path: Path, name: str) -> None:
     change, index, field, what = SHARD_CHANGES[name]
-    error = refusal(write_shards(tmp_path, change))
+    error = refused(write_shards(tmp_path, change), read)
     assert error.file == str(tmp_path / f"m-0000{index + 1}-of-00003.gguf")
     assert error.field == field
     assert what in error.what
@@ -168,7 +161,7 @@ def test_a_tensor_that_no_shard_has(tmp_path: Path) -> None:
         for each in keys:
             each["split.tensors.count"] = (20, ValueType.INT32)
 
-    error = refusal(write_shards(tmp_path, lose))
+    error = refused(write_shards(tmp_path, lose), read)
     assert error.field == "tensor output_norm.weight"
     assert "is missing" in error.what
 
@@ -176,18 +169,18 @@ def test_a_tensor_that_no_shard_has(tmp_path: Path) -> None:
 def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
     first, second = write_shards(tmp_path), tmp_path / "m-00002-of-00003.gguf"
     os.truncate(second, second.stat().st_size // 2)
-    assert refusal(first).file == str(second)
+    assert refused(first, read).file == str(second)
     second.write_bytes(b"")
-    assert refusal(first).file == str(second)
+    assert refused(first, read).file == str(second)
     second.unlink()
     os.mkfifo(second)
-    assert "not a regular file" in refusal(first).what
+    assert "not a regular file" in refused(first, read).what
 
 
 def test_a_count_beyond_all_bounds(tmp_path: Path) -> None:
     path = tmp_path / "m-00001-of-65535.gguf"
     write_model(path, tiny_metadata() | split_keys(0, 65535, 21), tiny_shapes())
-    assert "m-00002-of-65535.gguf is missing" in refusal(path).what
+    assert "m-00002-of-65535.gguf is missing" in refused(path, read).what
 
 
 # ---- Byte splits ----
@@ -211,7 +204,7 @@ def write_pieces(folder: Path, *names: str) -> Path:
     ],
 )
 def test_missing_piece(tmp_path: Path, there: list[str], missing: str) -> None:
-    error = refusal(write_pieces(tmp_path, *there))
+    error = refused(write_pieces(tmp_path, *there), read)
     assert f"{missing} is missing" in error.what
 
 
@@ -225,19 +218,19 @@ def test_missing_piece(tmp_path: Path, there: list[str], missing: str) -> None:
 )
 def test_a_later_piece_is_named(tmp_path: Path, names: list[str], named: str) -> None:
     write_pieces(tmp_path, *names)
-    assert f"name the first, {named}" in refusal(tmp_path / names[1]).what
+    assert f"name the first, {named}" in refused(tmp_path / names[1], read).what
 
 
 def test_a_piece_too_many(tmp_path: Path) -> None:
     write_pieces(tmp_path, "m.part1of2", "m.part2of2", "m.part3of2")
-    assert "m.part3of2 is one more" in refusal(tmp_path / "m.part1of2").what
+    assert "m.part3of2 is one more" in refused(tmp_path / "m.part1of2", read).what
 
 
 def test_the_last_piece_of_letters_is_missing(tmp_path: Path) -> None:
     """Names do not tell, but the tensors do."""
     first = write_pieces(tmp_path, "m-split-a", "m-split-b", "m-split-c")
     (tmp_path / "m-split-c").unlink()
-    assert "past the end of the file" in refusal(first).what
+    assert "past the end of the file" in refused(first, read).what
 
 
 def test_pieces_of_two_sets(tmp_path: Path) -> None:
@@ -251,10 +244,10 @@ def test_pieces_that_are_no_files(tmp_path: Path) -> None:
     first = write_pieces(tmp_path, "m-split-a", "m-split-b")
     (tmp_path / "m-split-b").unlink()
     os.mkfifo(tmp_path / "m-split-b")
-    assert "not a regular file" in refusal(first).what
+    assert "not a regular file" in refused(first, read).what
     (tmp_path / "m-split-b").unlink()
     (tmp_path / "m-split-b").write_bytes(b"")
-    error = refusal(first)
+    error = refused(first, read)
     assert error.file == str(tmp_path / "m-split-b")
     assert "empty" in error.what
 

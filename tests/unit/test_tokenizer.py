@@ -35,13 +35,8 @@ def vocabulary_of(pieces: dict[str, TokenType], **fields: object) -> Vocabulary:
         tokens=list(pieces),
         scores=-np.arange(len(pieces), dtype=np.float32),
         types=np.array(list(pieces.values()), np.int32),
-        bos_id=None,
-        eos_id=None,
-        unk_id=None,
         add_bos=True,
-        add_eos=False,
         add_space_prefix=True,
-        chat_template=None,
     )
     return replace(vocab, **fields)
 
