@@ -26,6 +26,9 @@ else
 ENGINE    = $(CORE) $(GENERIC)
 endif
 OBJECTS   = $(ENGINE:%.c=$(BUILD)/%.o)
+POOL      = $(addprefix cengine/src/,pool.c cpu.c error.c memory.c)
+# What the checks link: the objects made here, or the libraries of a package that was built.
+CHECKED  ?= $(OBJECTS)
 CHECKS    = $(patsubst tests/c/%.c,$(BUILD)/%,$(wildcard tests/c/check_*.c))
 
 .PHONY: help build test check-c tsan asan asan-c fuzz bench lint format wheel clean
@@ -95,9 +98,17 @@ $(BUILD)/%.o: %.c $(HEADERS) cengine/flags.mk
 	@echo "CC $<"
 	@$(CC) $(CFLAGS_COMMON) $(CFLAGS_TIER) $(CFLAGS_EXTRA) $(INCLUDES) -c $< -o $@
 
-$(BUILD)/check_%: tests/c/check_%.c $(OBJECTS) $(HEADERS)
+define LINK_CHECK
 	@mkdir -p $(@D)
 	@echo "LD $@"
-	@$(CC) $(CFLAGS_COMMON) $(CFLAGS_EXTRA) $(INCLUDES) $< $(OBJECTS) -o $@ $(LDFLAGS_CHECK) -lm -lpthread
+	@$(CC) $(CFLAGS_COMMON) $(CFLAGS_EXTRA) $(INCLUDES) $< $(filter %.o %.a,$^) $(filter %.a,$^) -o $@ $(LDFLAGS_CHECK) -lm -lpthread
+endef
+
+$(BUILD)/check_%: tests/c/check_%.c $(CHECKED) $(HEADERS)
+	$(LINK_CHECK)
+
+# Alone, so that ThreadSanitizer needs no build of every kernel.
+$(BUILD)/check_pool: tests/c/check_pool.c $(POOL:%.c=$(BUILD)/%.o) $(HEADERS)
+	$(LINK_CHECK)
 
 .SECONDARY: $(OBJECTS)
