@@ -10,7 +10,8 @@ import os
 import struct
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from gguf_files import array, gguf_bytes, key, string
@@ -29,12 +30,13 @@ from pymixtral.tokenizer import Detokenizer, Tokenizer
 
 Target = Callable[[bytes], None]
 
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # a folder in memory, if any
 SHARD_EDGE = b"\0-edge-\0"
 
 
 def gguf(content: bytes) -> None:
     """Header, hyperparameters, vocabulary, and each tensor's values."""
-    with open_gguf(_file(content)) as file:
+    with _file(content) as path, open_gguf(path) as file:
         for read in (read_hparams, read_vocabulary):
             _refusable(lambda read=read: read(file))
         for name, info in file.tensors.items():
@@ -63,7 +65,7 @@ def tokenizer(content: bytes) -> None:
             ),
         ]
     )
-    with open_gguf(_file(header)) as file:
+    with _file(header) as path, open_gguf(path) as file:
         rebuilt = Tokenizer(read_vocabulary(file))
     try:
         ids = rebuilt.encode(text.decode(errors="replace"))
@@ -97,7 +99,7 @@ def byte_level(content: bytes) -> None:
     for name, (kind, items) in columns.items():
         value = array(kind, len(items), b"".join(items))
         keys.append(key(b"tokenizer.ggml." + name, ValueType.ARRAY, value))
-    with open_gguf(_file(gguf_bytes(keys))) as file:
+    with _file(gguf_bytes(keys)) as path, open_gguf(path) as file:
         rebuilt = Tokenizer(read_vocabulary(file))
     ids = rebuilt.encode(text.decode(errors="replace"))
     rebuilt.decode(ids)
@@ -108,7 +110,7 @@ def byte_level(content: bytes) -> None:
 def shards(content: bytes) -> None:
     """A model in several files: the content, cut at each `SHARD_EDGE`."""
     parts = content.split(SHARD_EDGE)[:4]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
         paths = [shard_path(Path(folder) / "m", i, len(parts)) for i in range(len(parts))]
         for path, part in zip(paths, parts, strict=True):
             path.write_bytes(part)
@@ -121,12 +123,9 @@ def shards(content: bytes) -> None:
 
 def safetensors(content: bytes) -> None:
     """Header, and each tensor's values."""
-    file = SafetensorsFile(_file(content))
-    try:
+    with _file(content) as path, SafetensorsFile(path) as file:
         for name in file.tensors:
             file.array(name)
-    finally:
-        file.close()
 
 
 def torch_pickle(content: bytes) -> None:
@@ -136,17 +135,20 @@ def torch_pickle(content: bytes) -> None:
 
 def sentencepiece(content: bytes) -> None:
     """A sentencepiece model, as converting reads it."""
-    read_sentencepiece_model(_file(content))
+    with _file(content) as path:
+        read_sentencepiece_model(path)
 
 
 def tokenizer_json(content: bytes) -> None:
     """A Hugging Face tokenizer, as converting reads it."""
-    read_tokenizer_json(_file(content))
+    with _file(content) as path:
+        read_tokenizer_json(path)
 
 
 def imatrix(content: bytes) -> None:
     """An importance matrix, of either form."""
-    read_imatrix(_file(content), n_experts=8)
+    with _file(content) as path:
+        read_imatrix(path, n_experts=8)
 
 
 TARGETS: dict[str, Target] = {
@@ -174,11 +176,12 @@ def _refusable(read: Callable[[], object]) -> None:
             raise RuntimeError(f"an error that is no printable line: {line!r}") from error
 
 
-_path = Path(tempfile.gettempdir()) / f"pymixtral-fuzz-{os.getpid()}"
-
-
-def _file(content: bytes) -> Path:
-    """A file that holds `content`, until the next call."""
-    _path.unlink(missing_ok=True)  # what was mapped from it stays as it was
-    _path.write_bytes(content)
-    return _path
+@contextmanager
+def _file(content: bytes) -> Iterator[Path]:
+    """A file that holds `content`, in memory."""
+    descriptor = os.memfd_create("fuzz")
+    try:
+        os.write(descriptor, content)
+        yield Path(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
