@@ -52,21 +52,20 @@ class Cursor:
 
     def take(self, n_bytes: int, field: str) -> memoryview:
         """The next `n_bytes`, as a view."""
-        if n_bytes > self.remaining:
-            raise self.error(field, f"needs {n_bytes} bytes, {self.remaining} are left")
-        start = self.pos
-        self.pos += n_bytes
+        start = self._pass(n_bytes, field)
         return self._view[start : self.pos]
 
     def unpack(self, layout: struct.Struct, field: str) -> Any:
         """The next value of a one-value `layout`."""
-        return layout.unpack(self.take(layout.size, field))[0]
+        return layout.unpack_from(self._view, self._pass(layout.size, field))[0]
 
     def u32(self, field: str) -> int:
-        return int(self.unpack(_U32, field))
+        value: int = self.unpack(_U32, field)
+        return value
 
     def u64(self, field: str) -> int:
-        return int(self.unpack(_U64, field))
+        value: int = self.unpack(_U64, field)
+        return value
 
     def count(self, field: str, *, min_record: int, limit: int) -> int:
         """A u64 count of records that each take at least `min_record` bytes."""
@@ -106,3 +105,12 @@ class Cursor:
             found.append(str(view[start:pos], "utf-8", "surrogateescape"))
         self.pos = pos
         return found
+
+    def _pass(self, n_bytes: int, field: str) -> int:
+        """Steps over `n_bytes`, and returns where they begin."""
+        start = self.pos
+        end = start + n_bytes
+        if end > self._end:
+            raise self.error(field, f"needs {n_bytes} bytes, {self.remaining} are left")
+        self.pos = end
+        return start

@@ -38,4 +38,6 @@ def one_line(text: str) -> str:
     """`text` with control characters and stray bytes escaped, shortened if it is very long."""
     if len(text) > 2 * _MAX_SHOWN:
         text = f"{text[:_MAX_SHOWN]}...{text[-_MAX_SHOWN:]}"
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

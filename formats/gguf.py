@@ -76,6 +76,8 @@ NUMPY_TYPES: dict[ValueType, np.dtype[Any]] = {
     ValueType.FLOAT64: np.dtype("<f8"),
 }
 
+_TYPES_OF_NUMPY = {dtype: kind for kind, dtype in NUMPY_TYPES.items()}
+
 SCALAR_LAYOUTS: dict[ValueType, struct.Struct] = {
     # A bool is read as the byte it is, so that a value other than 0 and 1 can be refused.
     kind: struct.Struct("<B" if kind is ValueType.BOOL else f"<{dtype.char}")
@@ -96,11 +98,10 @@ def element_type(values: list[str] | npt.NDArray[Any]) -> ValueType:
     """The GGUF type of an array's elements, as `GGUFFile.metadata` holds the array."""
     if isinstance(values, list):
         return ValueType.STRING
-    dtype = values.dtype.newbyteorder("<")
-    for kind, known in NUMPY_TYPES.items():
-        if known == dtype:
-            return kind
-    raise ValueError(f"GGUF has no arrays of {values.dtype}")
+    kind = _TYPES_OF_NUMPY.get(values.dtype.newbyteorder("<"))
+    if kind is None:
+        raise ValueError(f"GGUF has no arrays of {values.dtype}")
+    return kind
 
 
 @dataclass(frozen=True, slots=True)

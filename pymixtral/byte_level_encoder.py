@@ -6,6 +6,8 @@ name of the pre-tokenizer that a GGUF file holds.
 
 from __future__ import annotations
 
+from functools import lru_cache
+from itertools import compress
 from typing import TYPE_CHECKING
 
 from pymixtral.errors import ModelLoadError
@@ -43,11 +45,12 @@ class ByteLevelEncoder:
 
     def __init__(self, vocab: Vocabulary) -> None:
         self.types = _effective_types(vocab)
-        self.rendered = tuple(map(_rendered, vocab.tokens, self.types))
+        are_bytes = list(map(_CHARACTERS.issuperset, vocab.tokens))
+        self.rendered = tuple(map(_rendered, vocab.tokens, self.types, are_bytes))
         known = {
-            token: i
-            for i, (token, kind) in enumerate(zip(vocab.tokens, self.types, strict=True))
-            if kind in _IN_TEXT and _CHARACTERS.issuperset(token)
+            vocab.tokens[i]: i
+            for i in compress(range(len(vocab.tokens)), are_bytes)
+            if self.types[i] in _IN_TEXT
         }
         merges = [
             (left, right)
@@ -79,18 +82,25 @@ def _build(
     known: dict[str, int], merges: list[tuple[str, str]], pre: PreTokenizer
 ) -> tokenizers.Tokenizer:
     try:
-        from tokenizers import Regex, Tokenizer
+        from tokenizers import Tokenizer
         from tokenizers.models import BPE
-        from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
     except ImportError:
         raise ModelLoadError(
             "this model's vocabulary is byte-level BPE, which needs the library tokenizers: "
             "pip install 'pymixtral[bpe]'"
         ) from None
     tokenizer = Tokenizer(BPE(known, merges, ignore_merges=pre.ignores_merges))
-    cuts = [Split(Regex(pattern), "isolated") for pattern in pre.patterns]
-    tokenizer.pre_tokenizer = Sequence([*cuts, ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.pre_tokenizer = _cutter(pre.patterns)
     return tokenizer
+
+
+@lru_cache(maxsize=8)  # to compile the patterns takes longer than to load a small vocabulary
+def _cutter(patterns: tuple[str, ...]) -> tokenizers.pre_tokenizers.PreTokenizer:
+    from tokenizers import Regex
+    from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
+
+    cuts = [Split(Regex(pattern), "isolated") for pattern in patterns]
+    return Sequence([*cuts, ByteLevel(add_prefix_space=False, use_regex=False)])
 
 
 def _effective_types(vocab: Vocabulary) -> list[TokenType]:
@@ -101,11 +111,10 @@ def _effective_types(vocab: Vocabulary) -> list[TokenType]:
     return types
 
 
-def _rendered(token: str, token_type: TokenType) -> bytes:
+def _rendered(token: str, token_type: TokenType, is_bytes: bool) -> bytes:
     if token_type is TokenType.CONTROL:
         return b""
-    is_text = token_type is TokenType.USER_DEFINED or not _CHARACTERS.issuperset(token)
-    if is_text:  # tokens that were added are not written by bytes
+    if token_type is TokenType.USER_DEFINED or not is_bytes:  # added ones are not written by bytes
         return token.encode(errors="surrogateescape")
     return token.translate(_TO_LATIN_1).encode("latin-1")
 

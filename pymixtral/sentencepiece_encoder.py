@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import compress, count
 
 from sentencepiece import SentencePieceProcessor
 
@@ -10,9 +11,8 @@ from pymixtral.errors import ParameterError
 from pymixtral.formats import TokenType, Vocabulary
 from pymixtral.sentencepiece_model import (
     OUTSIDE_SENTENCEPIECE,
-    build_entries,
+    build_model,
     byte_value,
-    serialize,
 )
 
 SPACE = "\u2581"  # how sentencepiece writes a space inside a piece
@@ -27,12 +27,12 @@ class SentencePieceEncoder:
     def __init__(self, vocab: Vocabulary) -> None:
         self.types = _effective_types(vocab)
         self.rendered = tuple(map(_rendered, vocab.tokens, self.types))
-        entries, problems = build_entries(vocab.tokens, vocab.scores, self.types)
+        model, problems = build_model(
+            vocab.tokens, vocab.scores.tolist(), self.types, vocab.add_space_prefix
+        )
         self.warnings = tuple(problems)
         self._n_vocab = len(vocab.tokens)
-        self._processor = SentencePieceProcessor(
-            model_proto=serialize(entries, add_dummy_prefix=vocab.add_space_prefix)
-        )
+        self._processor = SentencePieceProcessor(model_proto=model)
 
     def encode(self, text: str) -> list[int]:
         ids: list[int] = self._processor.encode(text)
@@ -49,8 +49,8 @@ class SentencePieceEncoder:
 def _effective_types(vocab: Vocabulary) -> list[TokenType]:
     """Token types, set right where a token's spelling or the special ids contradict them."""
     types = list(map(TokenType, vocab.types.tolist()))
-    for token_id, token in enumerate(vocab.tokens):
-        if BYTE_TOKEN.fullmatch(token) and types[token_id] not in OUTSIDE_SENTENCEPIECE:
+    for token_id in compress(count(), map(BYTE_TOKEN.fullmatch, vocab.tokens)):
+        if types[token_id] not in OUTSIDE_SENTENCEPIECE:
             types[token_id] = TokenType.BYTE
     if vocab.unk_id is not None:
         types[vocab.unk_id] = TokenType.UNKNOWN

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 from pymixtral.formats import TokenType
 from pymixtral.formats import sentencepiece_proto as proto
@@ -24,23 +23,37 @@ NULL = "tokens with a null character"
 DUPLICATE = "tokens that repeat an earlier one"
 
 
-class Entry(NamedTuple):
-    """One entry of a sentencepiece model; its position is its id."""
-
-    piece: str
-    score: float
-    type: TokenType
-
-
 def byte_value(token: str) -> int:
     """The byte for which a byte token such as "<0x0A>" stands."""
     return int(token[3:5], 16)
 
 
-def build_entries(
+def build_model(
+    tokens: Sequence[str],
+    scores: Iterable[float],
+    types: Sequence[TokenType],
+    add_dummy_prefix: bool,
+) -> tuple[bytes, list[str]]:
+    """A ModelProto that sentencepiece accepts, and one line for each kind of repair.
+
+    BPE, byte fallback, identity normalizer that keeps extra white space.
+    """
+    entries, problems = _build_entries(tokens, scores, types)
+    trainer_spec = _varint(proto.MODEL_TYPE, proto.BPE) + _varint(proto.BYTE_FALLBACK, True)
+    normalizer_spec = (
+        _bytes(proto.NAME, b"identity")
+        + _varint(proto.ADD_DUMMY_PREFIX, add_dummy_prefix)
+        + _varint(proto.REMOVE_EXTRA_WHITESPACES, False)
+        + _varint(proto.ESCAPE_WHITESPACES, True)
+    )
+    specs = _bytes(proto.TRAINER, trainer_spec) + _bytes(proto.NORMALIZER, normalizer_spec)
+    return b"".join(entries) + specs, problems
+
+
+def _build_entries(
     tokens: Sequence[str], scores: Iterable[float], types: Sequence[TokenType]
-) -> tuple[list[Entry], list[str]]:
-    """Entries of a model that sentencepiece accepts, and one line for each kind of repair.
+) -> tuple[list[bytes], list[str]]:
+    """The serialized entries, and one line for each kind of repair.
 
     Entry i is token i for every i < len(tokens), so sentencepiece's ids are the file's. A token
     that sentencepiece must not see, or would refuse, leaves a control entry in its place, which
@@ -48,28 +61,29 @@ def build_entries(
     the file lacks follow the last token.
     """
     taken = {*tokens, *BYTE_PIECES}
-    unknown = Entry(_free_name("unknown", taken), 0.0, TokenType.UNKNOWN)
-    entries: list[Entry] = []
+    unknown = _free_name("unknown", taken)
+    entries: list[bytes] = []
     seen: set[str] = set()
     refused: dict[str, list[int]] = {EMPTY: [], NULL: [], DUPLICATE: []}
     for token_id, (token, score, kind) in enumerate(zip(tokens, scores, types, strict=True)):
-        entry = Entry(token, float(score), kind)
+        piece = token
         if kind is TokenType.UNKNOWN:
-            entry = unknown
+            piece, score = unknown, 0.0
         elif kind is TokenType.BYTE:
-            entry = Entry(BYTE_PIECES[byte_value(token)], 0.0, kind)
-        reason = None if kind in OUTSIDE_SENTENCEPIECE else _refusal(entry.piece, seen)
+            piece, score = BYTE_PIECES[byte_value(token)], 0.0
+        reason = None if kind in OUTSIDE_SENTENCEPIECE else _refusal(piece, seen)
         if reason:
             refused[reason].append(token_id)
         if reason or kind in OUTSIDE_SENTENCEPIECE:
-            entry = Entry(_free_name(f"control {token_id}", taken), 0.0, TokenType.CONTROL)
-        seen.add(entry.piece)
-        entries.append(entry)
+            piece, score = _free_name(f"control {token_id}", taken), 0.0
+            kind = TokenType.CONTROL
+        seen.add(piece)
+        entries.append(_entry(piece, score, kind))
 
-    missing_bytes = [piece for piece in BYTE_PIECES if piece not in seen]
-    entries += [Entry(piece, 0.0, TokenType.BYTE) for piece in missing_bytes]
-    if unknown.piece not in seen:
-        entries.append(unknown)
+    missing_bytes = sorted(_BYTE_ENTRIES.keys() - seen)
+    entries += map(_BYTE_ENTRIES.__getitem__, missing_bytes)
+    if unknown not in seen:
+        entries.append(_entry(unknown, 0.0, TokenType.UNKNOWN))
 
     problems = [
         f"{len(ids)} {reason}, the first at id {ids[0]}: no text encodes to them"
@@ -99,37 +113,16 @@ def _free_name(name: str, taken: set[str]) -> str:
     return name
 
 
-def serialize(entries: Iterable[Entry], add_dummy_prefix: bool) -> bytes:
-    """A ModelProto: BPE, byte fallback, identity normalizer that keeps extra white space."""
-    trainer_spec = _varint(proto.MODEL_TYPE, proto.BPE) + _varint(proto.BYTE_FALLBACK, True)
-    normalizer_spec = (
-        _bytes(proto.NAME, b"identity")
-        + _varint(proto.ADD_DUMMY_PREFIX, add_dummy_prefix)
-        + _varint(proto.REMOVE_EXTRA_WHITESPACES, False)
-        + _varint(proto.ESCAPE_WHITESPACES, True)
-    )
-    return (
-        b"".join(_bytes(proto.PIECES, _piece(*entry)) for entry in entries)
-        + _bytes(proto.TRAINER, trainer_spec)
-        + _bytes(proto.NORMALIZER, normalizer_spec)
-    )
-
-
-def _piece(piece: str, score: float, token_type: TokenType) -> bytes:
-    return (
-        _bytes(proto.PIECE_TEXT, piece.encode(errors="surrogateescape"))
-        + _float(proto.PIECE_SCORE, score)
-        + _varint(proto.PIECE_TYPE, token_type)
-    )
-
-
 # Protobuf's wire format: a field is a varint of number * 8 + wire type, then the value.
 # https://protobuf.dev/programming-guides/encoding/
 
+_ONE_BYTE = tuple(bytes([value]) for value in range(0x80))
+
 
 def _base128(value: int) -> bytes:
-    low, rest = value & 0x7F, value >> 7
-    return bytes([low | 0x80]) + _base128(rest) if rest else bytes([low])
+    if value < 0x80:
+        return _ONE_BYTE[value]
+    return bytes([value & 0x7F | 0x80]) + _base128(value >> 7)
 
 
 def _varint(field: int, value: int) -> bytes:
@@ -140,5 +133,19 @@ def _bytes(field: int, value: bytes) -> bytes:
     return _base128(field << 3 | proto.BYTES) + _base128(len(value)) + value
 
 
-def _float(field: int, value: float) -> bytes:
-    return _base128(field << 3 | proto.FIXED32) + struct.pack("<f", value)
+_ENTRY_TAG = _base128(proto.PIECES << 3 | proto.BYTES)
+_TEXT_TAG = _base128(proto.PIECE_TEXT << 3 | proto.BYTES)
+_SCORE_TAG = proto.PIECE_SCORE << 3 | proto.FIXED32
+_TYPE_TAG = proto.PIECE_TYPE << 3 | proto.VARINT
+_SCORE_AND_TYPE = struct.Struct("<BfBB")  # both fields at once: their varints are of one byte
+
+
+def _entry(piece: str, score: float, token_type: TokenType) -> bytes:
+    """A `pieces` field. There are tens of thousands, so the constant parts are made only once."""
+    text = piece.encode(errors="surrogateescape")
+    score_and_type = _SCORE_AND_TYPE.pack(_SCORE_TAG, score, _TYPE_TAG, token_type)
+    entry = _TEXT_TAG + _base128(len(text)) + text + score_and_type
+    return _ENTRY_TAG + _base128(len(entry)) + entry
+
+
+_BYTE_ENTRIES = {piece: _entry(piece, 0.0, TokenType.BYTE) for piece in BYTE_PIECES}

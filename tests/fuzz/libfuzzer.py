@@ -1,16 +1,19 @@
 """Feeds a target with inputs that libFuzzer invents, guided by what the code does with them.
 
     python tests/fuzz/libfuzzer.py gguf -max_total_time=60
+    python tests/fuzz/libfuzzer.py gguf -runs=2000000 build/found
 
-What follows the target are options of libFuzzer. A finding is an exception, a run of over a second,
-or memory far beyond the input's; the input is then written to the working folder, and to mend it
-means to add it to tests/fuzz/corpus/TARGET, which the test suite replays.
+What follows the target are options of libFuzzer, and a folder: inputs that reach new code are kept
+in it, and a later run goes on from them. A finding is an exception, a run of over a second of CPU
+time, or memory far beyond the input's; the input is then written to the working folder, and to mend
+it means to add it to tests/fuzz/corpus/TARGET, which the test suite replays.
 """
 
 from __future__ import annotations
 
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import atheris
@@ -20,20 +23,30 @@ with atheris.instrument_imports(include=["pymixtral"]):
     from fuzz.targets import TARGETS, run
 
 HERE = Path(__file__).parent
-LIMITS = ["-timeout=1", "-rss_limit_mb=1024", "-malloc_limit_mb=256", "-max_len=16384"]
+CPU_SECONDS = 1
+# libFuzzer's own timeout is of wall time, in which a busy machine may do nothing: for hangs alone.
+LIMITS = ["-timeout=30", "-rss_limit_mb=1024", "-malloc_limit_mb=256", "-max_len=16384"]
 
 
 def main() -> None:
     if len(sys.argv) < 2 or sys.argv[1] not in TARGETS:
-        sys.exit(f"usage: {sys.argv[0]} {{{','.join(TARGETS)}}} [OPTION OF libFuzzer]...")
+        sys.exit(f"usage: {sys.argv[0]} {{{','.join(TARGETS)}}} [OPTION OF libFuzzer]... [FOLDER]")
     name, *options = sys.argv[1:]
     words = HERE / f"{name}.dict"
     if words.exists():
         options.append(f"-dict={words}")
     with tempfile.TemporaryDirectory() as found:  # libFuzzer adds inputs to the first folder only
         arguments = [sys.argv[0], *LIMITS, *options, found, str(HERE / "corpus" / name)]
-        atheris.Setup(arguments, lambda content: run(TARGETS[name], content))
+        atheris.Setup(arguments, lambda content: run_timed(name, content))
         atheris.Fuzz()
+
+
+def run_timed(name: str, content: bytes) -> None:
+    started = time.process_time()
+    run(TARGETS[name], content)
+    taken = time.process_time() - started
+    if taken > CPU_SECONDS:
+        raise RuntimeError(f"took {taken:.1f} s of CPU time")
 
 
 if __name__ == "__main__":

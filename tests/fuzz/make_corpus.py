@@ -50,7 +50,7 @@ def _written(metadata: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> by
 
 def tokenizer() -> Iterator[tuple[str, bytes]]:
     special = ["\2\x80<unk>", "\3\x80<s>", "\3\x80</s>"]
-    byte_tokens = [f"\6\x80<0x{byte:02X}>" for byte in range(256)]
+    byte_tokens = [f"\6\x80<0x{byte:02X}>" for byte in b" ab\xc3\xa9"]  # others are missing
     letters = ["\1\x7f\u2581", "\1\x7ea", "\1\x7db", "\1\x7cab", "\1\x7b\u2581ab", "\4\x80<tool>"]
     for name, records in (
         ("bytes", [*special, *byte_tokens, *letters]),
@@ -64,10 +64,16 @@ def tokenizer() -> Iterator[tuple[str, bytes]]:
 
 
 def byte_level() -> Iterator[tuple[str, bytes]]:
-    ordinary = [*byte_characters(), "th", "the", "\u0120the"]
+    text = "over the <|end|> 2026 \u00e9"
+    characters = byte_characters()
+    ordinary = [
+        *(characters[byte] for byte in sorted(set(text.encode()))),
+        "th",
+        "the",
+        "\u0120the",
+    ]
     records = [f"\1{token}" for token in ordinary]
     records += ["\3<|end|>", "\4<|added|>", "\tt h", "\tth e", "\t\u0120 the"]
-    text = "over the <|end|> 2026 \u00e9"
     one_of_each = {rules: pre for pre, rules in PRE_TOKENIZERS.items()}.values()
     for pre in sorted(one_of_each):
         number = sorted(PRE_TOKENIZERS).index(pre)

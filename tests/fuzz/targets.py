@@ -7,17 +7,20 @@ a file may cause, and checked to be one printable line. Anything else that escap
 from __future__ import annotations
 
 import os
-import struct
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
-from gguf_files import array, gguf_bytes, key, string
+import numpy as np
+import numpy.typing as npt
 
 from pymixtral.errors import ParameterError
 from pymixtral.formats import FormatError, read_hparams, read_vocabulary
-from pymixtral.formats.gguf import ValueType, open_gguf
+from pymixtral.formats.gguf import GGUFFile, ValueType, open_gguf
 from pymixtral.formats.gguf_shards import open_model_file, shard_path
 from pymixtral.formats.imatrix import read_imatrix
 from pymixtral.formats.pre_tokenizers import PRE_TOKENIZERS
@@ -29,12 +32,13 @@ from pymixtral.tokenizer import Detokenizer, Tokenizer
 
 Target = Callable[[bytes], None]
 
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # a folder in memory, if any
 SHARD_EDGE = b"\0-edge-\0"
 
 
 def gguf(content: bytes) -> None:
     """Header, hyperparameters, vocabulary, and each tensor's values."""
-    with open_gguf(_file(content)) as file:
+    with _file(content) as path, open_gguf(path) as file:
         for read in (read_hparams, read_vocabulary):
             _refusable(lambda read=read: read(file))
         for name, info in file.tensors.items():
@@ -49,22 +53,12 @@ def tokenizer(content: bytes) -> None:
     """
     *records, text = content.split(b"\0")
     records = [record for record in records if len(record) >= 2]
-    types = b"".join(struct.pack("<i", record[0] % 7) for record in records)
-    scores = b"".join(struct.pack("<f", record[1] - 128) for record in records)
-    pieces = b"".join(string(record[2:]) for record in records)
-    columns = {b"tokens": (ValueType.STRING, pieces), b"scores": (ValueType.FLOAT32, scores),
-               b"token_type": (ValueType.INT32, types)}  # fmt: skip
-    header = gguf_bytes(
-        [
-            key(b"tokenizer.ggml.model", ValueType.STRING, string(b"llama")),
-            *(
-                key(b"tokenizer.ggml." + name, ValueType.ARRAY, array(kind, len(records), items))
-                for name, (kind, items) in columns.items()
-            ),
-        ]
+    rebuilt = _tokenizer(
+        model="llama",
+        tokens=[_as_read(record[2:]) for record in records],
+        scores=np.array([record[1] - 128 for record in records], np.float32),
+        token_type=np.array([record[0] % 7 for record in records], np.int32),
     )
-    with open_gguf(_file(header)) as file:
-        rebuilt = Tokenizer(read_vocabulary(file))
     try:
         ids = rebuilt.encode(text.decode(errors="replace"))
     except ParameterError:  # a character that the vocabulary cannot express
@@ -83,22 +77,14 @@ def byte_level(content: bytes) -> None:
     """
     pre, (*records, text) = content[:1], content[1:].split(b"\0")
     tokens = [record for record in records if record and record[:1] != b"\t"]
-    merges = [record[1:] for record in records if record[:1] == b"\t"]
-    types = [struct.pack("<i", record[0] % 7) for record in tokens]
     names = sorted(PRE_TOKENIZERS)
-    scalars = {b"model": b"gpt2", b"pre": names[(pre or b"\0")[0] % len(names)].encode()}
-    columns = {b"tokens": (ValueType.STRING, [string(record[1:]) for record in tokens]),
-               b"merges": (ValueType.STRING, [string(merge) for merge in merges]),
-               b"token_type": (ValueType.INT32, types)}  # fmt: skip
-    keys = [
-        key(b"tokenizer.ggml." + name, ValueType.STRING, string(value))
-        for name, value in scalars.items()
-    ]
-    for name, (kind, items) in columns.items():
-        value = array(kind, len(items), b"".join(items))
-        keys.append(key(b"tokenizer.ggml." + name, ValueType.ARRAY, value))
-    with open_gguf(_file(gguf_bytes(keys))) as file:
-        rebuilt = Tokenizer(read_vocabulary(file))
+    rebuilt = _tokenizer(
+        model="gpt2",
+        pre=names[(pre or b"\0")[0] % len(names)],
+        tokens=[_as_read(record[1:]) for record in tokens],
+        merges=[_as_read(record[1:]) for record in records if record[:1] == b"\t"],
+        token_type=np.array([record[0] % 7 for record in tokens], np.int32),
+    )
     ids = rebuilt.encode(text.decode(errors="replace"))
     rebuilt.decode(ids)
     if inserted := [i for i in ids if rebuilt.control_id(rebuilt.piece(i)) == i]:
@@ -108,7 +94,7 @@ def byte_level(content: bytes) -> None:
 def shards(content: bytes) -> None:
     """A model in several files: the content, cut at each `SHARD_EDGE`."""
     parts = content.split(SHARD_EDGE)[:4]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
         paths = [shard_path(Path(folder) / "m", i, len(parts)) for i in range(len(parts))]
         for path, part in zip(paths, parts, strict=True):
             path.write_bytes(part)
@@ -121,12 +107,9 @@ def shards(content: bytes) -> None:
 
 def safetensors(content: bytes) -> None:
     """Header, and each tensor's values."""
-    file = SafetensorsFile(_file(content))
-    try:
+    with _file(content) as path, SafetensorsFile(path) as file:
         for name in file.tensors:
             file.array(name)
-    finally:
-        file.close()
 
 
 def torch_pickle(content: bytes) -> None:
@@ -136,17 +119,20 @@ def torch_pickle(content: bytes) -> None:
 
 def sentencepiece(content: bytes) -> None:
     """A sentencepiece model, as converting reads it."""
-    read_sentencepiece_model(_file(content))
+    with _file(content) as path:
+        read_sentencepiece_model(path)
 
 
 def tokenizer_json(content: bytes) -> None:
     """A Hugging Face tokenizer, as converting reads it."""
-    read_tokenizer_json(_file(content))
+    with _file(content) as path:
+        read_tokenizer_json(path)
 
 
 def imatrix(content: bytes) -> None:
     """An importance matrix, of either form."""
-    read_imatrix(_file(content), n_experts=8)
+    with _file(content) as path:
+        read_imatrix(path, n_experts=8)
 
 
 TARGETS: dict[str, Target] = {
@@ -174,11 +160,38 @@ def _refusable(read: Callable[[], object]) -> None:
             raise RuntimeError(f"an error that is no printable line: {line!r}") from error
 
 
-_path = Path(tempfile.gettempdir()) / f"pymixtral-fuzz-{os.getpid()}"
+@dataclass(frozen=True)
+class Metadata:
+    """The metadata of a GGUF file that was never written: `gguf` is the target that parses."""
+
+    metadata: dict[str, Any]
+    types: dict[str, ValueType]
+
+    def error(self, field: str, what: str, index: int | None = None) -> FormatError:
+        return FormatError("vocabulary", field if index is None else f"{field}[{index}]", what)
 
 
-def _file(content: bytes) -> Path:
-    """A file that holds `content`, until the next call."""
-    _path.unlink(missing_ok=True)  # what was mapped from it stays as it was
-    _path.write_bytes(content)
-    return _path
+def _tokenizer(**keys: str | list[str] | npt.NDArray[Any]) -> Tokenizer:
+    """The tokenizer of a file with these keys of ``tokenizer.ggml``."""
+    metadata = {f"tokenizer.ggml.{name}": value for name, value in keys.items()}
+    types = {
+        key: ValueType.STRING if isinstance(value, str) else ValueType.ARRAY
+        for key, value in metadata.items()
+    }
+    return Tokenizer(read_vocabulary(cast(GGUFFile, Metadata(metadata, types))))
+
+
+def _as_read(text: bytes) -> str:
+    """A string of a file as `GGUFFile.metadata` holds it."""
+    return text.decode(errors="surrogateescape")
+
+
+@contextmanager
+def _file(content: bytes) -> Iterator[Path]:
+    """A file that holds `content`, in memory."""
+    descriptor = os.memfd_create("fuzz")
+    try:
+        os.write(descriptor, content)
+        yield Path(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
