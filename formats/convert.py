@@ -26,7 +26,7 @@ from .names import TensorRole
 from .output import check_room, free_bytes, job_name, writing_model
 from .quantize import Encoded, Encoder, encode_with_numpy
 from .recipes import RECIPES, Recipe
-from .vocabulary import Vocabulary
+from .vocabulary import BYTE_LEVEL, Vocabulary
 
 Progress = Callable[[str, int, int], None]
 Metadata = Iterator[tuple[str, Any, ValueType]]
@@ -373,9 +373,13 @@ def hparams_metadata(hparams: HParams) -> Metadata:
 def vocabulary_metadata(vocabulary: Vocabulary) -> Metadata:
     """``tokenizer.*``, as `read_vocabulary` reads them."""
     yield "tokenizer.ggml.model", vocabulary.model, ValueType.STRING
-    yield "tokenizer.ggml.pre", "default", ValueType.STRING
+    yield "tokenizer.ggml.pre", vocabulary.pre or "default", ValueType.STRING
     yield "tokenizer.ggml.tokens", vocabulary.tokens, ValueType.ARRAY
-    yield "tokenizer.ggml.scores", vocabulary.scores, ValueType.ARRAY
+    if vocabulary.model == BYTE_LEVEL:
+        merges = list(map(" ".join, vocabulary.merges))
+        yield "tokenizer.ggml.merges", merges, ValueType.ARRAY
+    else:
+        yield "tokenizer.ggml.scores", vocabulary.scores, ValueType.ARRAY
     yield "tokenizer.ggml.token_type", vocabulary.types, ValueType.ARRAY
     ids = {"bos": vocabulary.bos_id, "eos": vocabulary.eos_id, "unknown": vocabulary.unk_id}
     for name, token_id in ids.items():
