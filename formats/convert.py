@@ -79,8 +79,8 @@ class Conversion:
     Args:
         src: its folder, or a file of it.
         out: the GGUF file.
-        type: a key of `RECIPES`. Norms and routers become F32, for they are small and read by every
-            token.
+        type: a recipe, or a key of `RECIPES`. Norms and routers become F32, for they are small and
+            read by every token.
         origin: of `checkpoint.ORIGINS`; None: found by content.
         name: for ``general.name``; the folder's name by default.
         license: an SPDX expression for ``general.license``.
@@ -100,15 +100,15 @@ class Conversion:
         self,
         src: str | os.PathLike[str],
         out: str | os.PathLike[str],
-        type: str,
+        type: str | Recipe,
         *,
         origin: str | None = None,
         name: str | None = None,
         license: str | None = None,
     ) -> None:
-        if type not in RECIPES:
+        if isinstance(type, str) and type not in RECIPES:
             raise ValueError(f"type {type!r} is none of {', '.join(RECIPES)}")
-        recipe = RECIPES[type]
+        recipe = RECIPES[type] if isinstance(type, str) else type
         self.out = Path(out)
         self._checkpoint = open_checkpoint(Path(src), origin)
         try:
