@@ -31,7 +31,8 @@ from pymixtral.quantizer import Quantizer
 Floats = NDArray[np.float32]
 Encode = Callable[[Floats, int, Floats | None], bytes]
 
-TYPES = ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS"]
+LEGACY = ["Q4_0", "Q4_1", "Q5_0", "Q5_1"]  # whose bytes are equal where there is no importance
+TYPES = ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", *LEGACY]
 
 
 def peer(path: str, n_threads: int) -> Encode:
@@ -80,6 +81,8 @@ def peer_weights(name: str, x: Floats, importance: Floats | None) -> NDArray[np.
     if importance is not None:
         if name == "Q6_K":
             return np.broadcast_to(importance.astype(np.float64), x.shape)
+        if name in LEGACY:
+            return importance * np.sqrt(mean_square(x.shape[1]) + square)
         spread = mean_square(32 if name == "IQ4_NL" else 256) * (1 if name == "Q2_K" else 2)
         return importance * np.sqrt(spread + square)
     if name in ("Q4_K", "Q5_K"):

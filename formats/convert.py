@@ -26,7 +26,7 @@ from .names import TensorRole
 from .output import check_room, free_bytes, job_name, writing_model
 from .quantize import Encoded, Encoder, encode_with_numpy
 from .recipes import RECIPES, Recipe
-from .vocabulary import Vocabulary
+from .vocabulary import BYTE_LEVEL, Vocabulary
 
 Progress = Callable[[str, int, int], None]
 Metadata = Iterator[tuple[str, Any, ValueType]]
@@ -79,8 +79,8 @@ class Conversion:
     Args:
         src: its folder, or a file of it.
         out: the GGUF file.
-        type: a key of `RECIPES`. Norms and routers become F32, for they are small and read by every
-            token.
+        type: a recipe, or a key of `RECIPES`. Norms and routers become F32, for they are small and
+            read by every token.
         origin: of `checkpoint.ORIGINS`; None: found by content.
         name: for ``general.name``; the folder's name by default.
         license: an SPDX expression for ``general.license``.
@@ -100,15 +100,15 @@ class Conversion:
         self,
         src: str | os.PathLike[str],
         out: str | os.PathLike[str],
-        type: str,
+        type: str | Recipe,
         *,
         origin: str | None = None,
         name: str | None = None,
         license: str | None = None,
     ) -> None:
-        if type not in RECIPES:
+        if isinstance(type, str) and type not in RECIPES:
             raise ValueError(f"type {type!r} is none of {', '.join(RECIPES)}")
-        recipe = RECIPES[type]
+        recipe = RECIPES[type] if isinstance(type, str) else type
         self.out = Path(out)
         self._checkpoint = open_checkpoint(Path(src), origin)
         try:
@@ -373,9 +373,13 @@ def hparams_metadata(hparams: HParams) -> Metadata:
 def vocabulary_metadata(vocabulary: Vocabulary) -> Metadata:
     """``tokenizer.*``, as `read_vocabulary` reads them."""
     yield "tokenizer.ggml.model", vocabulary.model, ValueType.STRING
-    yield "tokenizer.ggml.pre", "default", ValueType.STRING
+    yield "tokenizer.ggml.pre", vocabulary.pre or "default", ValueType.STRING
     yield "tokenizer.ggml.tokens", vocabulary.tokens, ValueType.ARRAY
-    yield "tokenizer.ggml.scores", vocabulary.scores, ValueType.ARRAY
+    if vocabulary.model == BYTE_LEVEL:
+        merges = list(map(" ".join, vocabulary.merges))
+        yield "tokenizer.ggml.merges", merges, ValueType.ARRAY
+    else:
+        yield "tokenizer.ggml.scores", vocabulary.scores, ValueType.ARRAY
     yield "tokenizer.ggml.token_type", vocabulary.types, ValueType.ARRAY
     ids = {"bos": vocabulary.bos_id, "eos": vocabulary.eos_id, "unknown": vocabulary.unk_id}
     for name, token_id in ids.items():

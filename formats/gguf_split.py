@@ -8,6 +8,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from .bounded import padded
 from .errors import FormatError
@@ -24,7 +27,9 @@ from .gguf_shards import (
 )
 from .gguf_writer import GGUFWriter
 from .hparams import read_hparams
-from .output import check_model, check_room, free_bytes
+from .metadata_edits import NO_EDITS, MetadataEdits, edited_metadata
+from .output import check_model, check_room, free_bytes, job_name
+from .partial import find_partials
 
 Progress = Callable[[str, int, int], None]
 
@@ -37,22 +42,35 @@ _SHARD_HEADER_BYTES = 256
 _TENSOR_RECORD_BYTES = 8 + 4 + 4 + 8  # length of the name, n_dims, type, offset
 
 
+class Merged(NamedTuple):
+    """What `merge_gguf` did."""
+
+    n_tensors: int
+    n_resumed: int  # of them, that an earlier run had written
+
+
 def merge_gguf(
     src: str | os.PathLike[str],
     out: str | os.PathLike[str],
     layout: ExpertLayout = ExpertLayout.MERGED,
     progress: Progress | None = None,
-) -> int:
-    """Write the model in `src` to the one file `out`. Returns the number of tensors.
+    *,
+    edits: MetadataEdits = NO_EDITS,
+    resume: bool = False,
+) -> Merged:
+    """Write the model in `src` to the one file `out`.
 
     Args:
         src: a file, or the first of several: shards or byte splits.
         layout: of the experts.
         progress: called with a tensor's name and the bytes written of all.
+        edits: of the metadata.
+        resume: go on from the last whole tensor of a run that was killed, and keep what there is if
+            this one is stopped.
 
     Raises:
         FormatError: a source is malformed, or is `out` itself; experts that were to be merged
-            differ in type.
+            differ in type; the edits cannot be made.
         OSError: a file cannot be read or written, or the disk lacks the room.
     """
     out = Path(out)
@@ -60,11 +78,11 @@ def merge_gguf(
         _check_not_a_source(out, gguf)
         tensors = arrange(gguf, read_hparams(gguf), layout)
         copier = _Copier(gguf, sum(tensor.n_bytes for tensor in tensors), progress)
-        check_room(out, copier.n_bytes, free_bytes(out))
-        with _writer(out, gguf, check=check_model) as writer:
-            copier.add_metadata(writer)
-            copier.write(writer, tensors)
-    return len(tensors)
+        job = job_name(gguf.paths, [*tensors, edits])
+        with _writer(out, gguf, check_model, job, resume=resume) as writer:
+            for key, value, kind in edited_metadata(gguf, edits, _REPLACED_KEYS):
+                writer.add(key, value, kind)
+            return Merged(len(tensors), copier.write(writer, tensors))
 
 
 def split_gguf(
@@ -74,6 +92,7 @@ def split_gguf(
     max_bytes: int | None = None,
     max_tensors: int | None = None,
     progress: Progress | None = None,
+    resume: bool = False,
 ) -> list[Path]:
     """Write the model in `src` to shards ``PREFIX-00001-of-00003.gguf``. Returns their paths.
 
@@ -85,6 +104,7 @@ def split_gguf(
         max_bytes, max_tensors: of a shard, at most; the first, with the metadata, may be without
             tensors.
         progress: as in `merge_gguf`.
+        resume: as in `merge_gguf`; shards that are there already are compared, not written.
 
     Raises:
         FormatError: a source is malformed or would be overwritten; a tensor alone is larger than
@@ -98,16 +118,31 @@ def split_gguf(
         for path in paths:
             _check_not_a_source(path, gguf)
         copier = _Copier(gguf, sum(info.n_bytes for info in gguf.tensors.values()), progress)
-        check_room(paths[0], copier.n_bytes, free_bytes(paths[0]))
+        check_room(paths[0], copier.n_bytes - _bytes_there(paths, resume), free_bytes(paths[0]))
         for index, infos in reversed(list(enumerate(shards))):
-            with _writer(paths[index], gguf, check=_check_shard) as writer:
-                if index == 0:
-                    copier.add_metadata(writer)
-                writer.add(NO_KEY, index, ValueType.UINT16)
-                writer.add(COUNT_KEY, len(shards), ValueType.UINT16)
-                writer.add(TENSORS_COUNT_KEY, len(gguf.tensors), ValueType.INT32)
-                copier.write(writer, map(_unchanged, infos))
+            metadata = list(_shard_metadata(gguf, index, len(shards)))
+            if resume and _is_written(paths[index], gguf, metadata, infos):
+                copier.skip(infos)
+                continue
+            job = job_name(gguf.paths, [index, len(shards), *infos])
+            with _writer(paths[index], gguf, _check_shard, job, resume=resume) as writer:
+                for key, value, kind in metadata:
+                    writer.add(key, value, kind)
+                copier.write(writer, list(map(_unchanged, infos)))
     return paths
+
+
+def planned_shards(
+    src: str | os.PathLike[str],
+    prefix: str | os.PathLike[str],
+    *,
+    max_bytes: int | None = None,
+    max_tensors: int | None = None,
+) -> list[Path]:
+    """The paths that `split_gguf` would write."""
+    with open_model_file(src) as gguf:
+        n_shards = len(plan_shards(gguf, max_bytes=max_bytes, max_tensors=max_tensors))
+    return [shard_path(Path(prefix), i, n_shards) for i in range(n_shards)]
 
 
 def plan_shards(
@@ -136,6 +171,54 @@ def plan_shards(
     return shards
 
 
+def _shard_metadata(
+    gguf: GGUFFile, index: int, n_shards: int
+) -> Iterator[tuple[str, Any, ValueType]]:
+    if index == 0:
+        yield from edited_metadata(gguf, NO_EDITS, _REPLACED_KEYS)
+    yield NO_KEY, index, ValueType.UINT16
+    yield COUNT_KEY, n_shards, ValueType.UINT16
+    yield TENSORS_COUNT_KEY, len(gguf.tensors), ValueType.INT32
+
+
+def _bytes_there(paths: Iterable[Path], resume: bool) -> int:
+    """Of shards, whole or in part, whose room a resumed run can take over."""
+    if not resume:
+        return 0
+    files = (file for path in paths for file in (path, *find_partials(path)) if file.exists())
+    return sum(file.stat().st_size for file in files)
+
+
+def _is_written(
+    path: Path,
+    gguf: GGUFFile,
+    metadata: Iterable[tuple[str, Any, ValueType]],
+    infos: Iterable[TensorInfo],
+) -> bool:
+    """Whether the shard is there, byte for byte: one of another model may have the same name."""
+    try:
+        shard = open_gguf(path)
+    except (FormatError, FileNotFoundError):
+        return False
+    wanted = {info.name: (info.type, info.shape) for info in infos}
+    with shard:
+        found = {info.name: (info.type, info.shape) for info in shard.tensors.values()}
+        values = {key: value for key, value, _ in metadata}
+        return (
+            list(found.items()) == list(wanted.items())
+            and shard.metadata.keys() - {"general.alignment"} == values.keys()
+            and all(np.array_equal(shard.metadata[key], values[key]) for key in values)
+            and all(_equal(shard.data(name), gguf.data(name)) for name in wanted)
+        )
+
+
+def _equal(a: memoryview, b: memoryview) -> bool:
+    return all(
+        np.array_equal(a[start : start + CHUNK_BYTES], b[start : start + CHUNK_BYTES])
+        for start in range(0, len(a), CHUNK_BYTES)
+    )
+
+
 class _Copier:
     """Copies parts of one source to writers, and tells how far all of it is.
 
@@ -147,23 +230,26 @@ class _Copier:
         self.n_bytes = n_bytes
         self._gguf = gguf
         self._progress = progress
-        self._n_written = 0
+        self._n_done = 0
 
-    def add_metadata(self, writer: GGUFWriter) -> None:
-        for key, value in self._gguf.metadata.items():
-            if key not in _REPLACED_KEYS:
-                writer.add(key, value, self._gguf.types[key])
-
-    def write(self, writer: GGUFWriter, tensors: Iterable[ArrangedTensor]) -> None:
-        tensors = list(tensors)
+    def write(self, writer: GGUFWriter, tensors: Sequence[ArrangedTensor]) -> int:
+        """Returns how many tensors the writer had taken over from an earlier run."""
         for tensor in tensors:
             writer.declare(tensor.name, tensor.type, tensor.shape)
-        for tensor in tensors:
+        n_resumed = writer.begin()
+        self.skip(tensors[:n_resumed])
+        left = tensors[n_resumed:]
+        check_room(writer.path, sum(tensor.n_bytes for tensor in left), free_bytes(writer.path))
+        for tensor in left:
             for chunk in self._chunks(tensor.spans):
                 writer.write(tensor.name, chunk)
-                self._n_written += len(chunk)
+                self._n_done += len(chunk)
                 if self._progress is not None:
-                    self._progress(tensor.name, self._n_written, self.n_bytes)
+                    self._progress(tensor.name, self._n_done, self.n_bytes)
+        return n_resumed
+
+    def skip(self, tensors: Iterable[ArrangedTensor | TensorInfo]) -> None:
+        self._n_done += sum(tensor.n_bytes for tensor in tensors)
 
     def _chunks(self, spans: Sequence[Span]) -> Iterator[memoryview]:
         for span in spans:
@@ -177,8 +263,13 @@ def _unchanged(info: TensorInfo) -> ArrangedTensor:
     return ArrangedTensor(info.name, info.type, info.shape, (Span(info.name, 0, info.n_bytes),))
 
 
-def _writer(path: Path, gguf: GGUFFile, check: Callable[[Path], object]) -> GGUFWriter:
-    return GGUFWriter(path, version=gguf.version, alignment=gguf.alignment, check=check)
+def _writer(
+    path: Path, gguf: GGUFFile, check: Callable[[Path], object], job: str, *, resume: bool
+) -> GGUFWriter:
+    version, alignment = gguf.version, gguf.alignment
+    return GGUFWriter(
+        path, version=version, alignment=alignment, check=check, job=job, resume=resume
+    )
 
 
 def _check_shard(path: Path) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 
 from .blocks import TYPES, row_bytes
 from .bounded import checked_product, padded
+from .errors import FormatError
 from .gguf import (
     DEFAULT_ALIGNMENT,
     MAGIC,
@@ -97,8 +98,7 @@ class GGUFWriter:
             with self._partial:
                 if error is None:
                     self._finish()
-                    if self._check is not None:
-                        self._check(self._partial.path)
+                    self._check_result()
                     os.replace(self._partial.path, self.path)
             if error is None:
                 _sync_folder(self.path.parent)
@@ -178,6 +178,13 @@ class GGUFWriter:
             self._partial.note_finished(self._crc)
             self._n_finished += 1
             self._n_written = self._crc = 0
+
+    def _check_result(self) -> None:
+        try:
+            if self._check is not None:
+                self._check(self._partial.path)
+        except FormatError as error:  # names the temporary file, which will be gone
+            raise FormatError(self.path, error.field, f"{error.what}; not written") from None
 
     def _name_file(self, error: BaseException | None) -> None:
         """A disk that is full does not say which file it had no room for."""

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"
+GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"
+SINGLE_DIGIT = r"\p{N}"
 
 # Of Llama 3 and of Qwen 2, which differ in how many digits go together.
+_CASELESS_SUFFIXES = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _SUFFIXES = r"'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD]"
 _WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
 _REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -41,12 +43,12 @@ class PreTokenizer:
 
 _LLAMA3_PATTERN = rf"{_SUFFIXES}|{_WORDS}|\p{{N}}{{1,3}}|{_REST}"
 _LLAMA3 = PreTokenizer((_LLAMA3_PATTERN,), ignores_merges=True, adds_bos=True)
-_SINGLE_DIGITS = PreTokenizer((r"\p{N}", _GPT2))
+_SINGLE_DIGITS = PreTokenizer((SINGLE_DIGIT, GPT2_PATTERN))
 
 PRE_TOKENIZERS: dict[str, PreTokenizer] = {
-    "gpt-2": PreTokenizer((_GPT2,)),
-    "phi-2": PreTokenizer((_GPT2,)),
-    "olmo": PreTokenizer((_GPT2,)),
+    "gpt-2": PreTokenizer((GPT2_PATTERN,)),
+    "phi-2": PreTokenizer((GPT2_PATTERN,)),
+    "olmo": PreTokenizer((GPT2_PATTERN,)),
     "llama-bpe": _LLAMA3,
     "llama3": _LLAMA3,
     "llama-v3": _LLAMA3,
@@ -60,3 +62,8 @@ PRE_TOKENIZERS: dict[str, PreTokenizer] = {
     "command-r": _SINGLE_DIGITS,
     "tekken": PreTokenizer((_TEKKEN,), ignores_merges=True, adds_bos=True),
 }
+
+
+def expanded(pattern: str) -> str:
+    """A published pattern as it is written here."""
+    return pattern.replace(_CASELESS_SUFFIXES, _SUFFIXES)

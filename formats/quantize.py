@@ -22,12 +22,13 @@ from .gguf_shards import open_model_file
 from .gguf_writer import GGUFWriter
 from .hparams import HParams, read_hparams
 from .imatrix import ImportanceMatrix
+from .metadata_edits import NO_EDITS, MetadataEdits, edited_metadata
 from .names import expert_of, merged_name
 from .output import check_room, free_bytes, job_name, writing_model
 from .recipes import FLOAT_TYPES, Recipe
 
 Floats = npt.NDArray[np.float32]
-Progress = Callable[[int, int], None]
+Progress = Callable[[str, int, int], None]
 
 SLICE_VALUES = 1 << 24  # 64 MB of float32
 
@@ -136,6 +137,7 @@ def quantize_gguf(
     encode: Encoder = encode_with_numpy,
     *,
     imatrix: ImportanceMatrix | None = None,
+    edits: MetadataEdits = NO_EDITS,
     allow_requantize: bool = False,
     resume: bool = False,
     progress: Progress | None = None,
@@ -146,9 +148,10 @@ def quantize_gguf(
     happens.
 
     Args:
+        edits: of the metadata.
         resume: go on from the last whole tensor of a run that was killed, and keep what there is if
             this one is stopped.
-        progress: called with the bytes of the source that are done, and of all.
+        progress: called with a tensor's name, and the source's bytes done of all.
 
     Raises:
         FormatError: the source is malformed, is `out` itself, is quantized already, or has a value
@@ -163,9 +166,10 @@ def quantize_gguf(
         planned = plan(gguf, hparams, recipe, allow_requantize=allow_requantize)
         total = sum(tensor.source.n_bytes for tensor in planned)
         results = []
-        job = job_name(gguf.paths, [*planned, recipe.file_type, imatrix and imatrix.digest()])
+        options = [*planned, recipe.file_type, imatrix and imatrix.digest(), edits]
+        job = job_name(gguf.paths, options)
         with writing_model(out, job, resume=resume) as writer:
-            _copy_metadata(writer, gguf, recipe)
+            _copy_metadata(writer, gguf, edits, recipe)
             for tensor in planned:
                 writer.declare(tensor.source.name, tensor.type, tensor.source.shape)
             n_resumed = writer.begin()
@@ -180,7 +184,7 @@ def quantize_gguf(
                     error, square = error + encoded.error, square + encoded.square
                     done += piece.data.nbytes
                     if progress is not None:
-                        progress(done, total)
+                        progress(tensor.source.name, done, total)
                 gguf.release(tensor.source.name)
                 if not tensor.is_copied:
                     results.append(_result(tensor, error, square))
@@ -237,9 +241,10 @@ def _result(tensor: PlannedTensor, error: float, square: float) -> TensorResult:
     return TensorResult(name, TYPES[tensor.type].name, tensor.n_bytes, relative)
 
 
-def _copy_metadata(writer: GGUFWriter, gguf: GGUFFile, recipe: Recipe) -> None:
-    for key, value in gguf.metadata.items():
-        if key not in _REPLACED_KEYS:
-            writer.add(key, value, gguf.types[key])
+def _copy_metadata(
+    writer: GGUFWriter, gguf: GGUFFile, edits: MetadataEdits, recipe: Recipe
+) -> None:
+    for key, value, kind in edited_metadata(gguf, edits, _REPLACED_KEYS):
+        writer.add(key, value, kind)
     writer.add("general.file_type", recipe.file_type, ValueType.UINT32)
     writer.add("general.quantization_version", _QUANTIZATION_VERSION, ValueType.UINT32)

@@ -38,9 +38,10 @@ def read_tokenizer_json(path: Path) -> SentencePieceModel:
         raise FormatError(
             path, "model.byte_fallback", "is off: only BPE made from sentencepiece is supported"
         )
-    pieces = _read_pieces(path, model.get("vocab"))
+    pieces = read_pieces(path, model.get("vocab"))
     ranks = _read_ranks(path, model.get("merges"), set(pieces))
-    special = _special_tokens(found.get("added_tokens"))
+    added = read_added_types(found.get("added_tokens"))
+    special = {text for text, kind in added.items() if kind is TokenType.CONTROL}
     unknown = model.get("unk_token")
     result = SentencePieceModel(
         model_type=BPE,
@@ -62,7 +63,7 @@ def read_tokenizer_json(path: Path) -> SentencePieceModel:
     return result
 
 
-def _read_pieces(path: Path, vocab: object) -> list[str]:
+def read_pieces(path: Path, vocab: object) -> list[str]:
     """The pieces in the order of their ids."""
     if not isinstance(vocab, dict) or not 0 < len(vocab) <= MAX_PIECES:
         raise FormatError(path, "model.vocab", f"must map 1 to {MAX_PIECES} pieces to ids")
@@ -96,15 +97,18 @@ def _read_ranks(path: Path, merges: object, pieces: set[str]) -> dict[str, int]:
     return ranks
 
 
-def _special_tokens(added: object) -> set[str]:
+def read_added_types(added: object) -> dict[str, TokenType]:
+    """The types of a tokenizer.json's added tokens, by their text."""
     tokens = added if isinstance(added, list) else []
     return {
-        token["content"]
+        token["content"]: added_type(token)
         for token in tokens
-        if isinstance(token, dict)
-        and token.get("special") is True
-        and isinstance(token.get("content"), str)
+        if isinstance(token, dict) and isinstance(token.get("content"), str)
     }
+
+
+def added_type(token: dict[str, Any]) -> TokenType:
+    return TokenType.CONTROL if token.get("special") is True else TokenType.USER_DEFINED
 
 
 def _type_of(piece: str, unknown: object, special: set[str]) -> TokenType:

@@ -1,4 +1,4 @@
-/* The searching quantizers, in this tier's vectors: the same bytes, sooner. */
+/* The quantizers, in this tier's vectors: the same bytes, sooner. */
 #include "avx2.h"
 #include "quantize/quantizers.h"
 

@@ -14,7 +14,7 @@ static const affine_format format_q2_K = {
     .step = 0.1f,
     .n_guesses = 18,
     .n_rounds = 4,
-    .by = {0, 0.25f},
+    .by = {0, 1},
 };
 static const affine_format format_q4_K = {
     .n_max = 15,

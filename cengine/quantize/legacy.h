@@ -1,5 +1,5 @@
 /* Q8_0 and the types before the K-quants, 32 columns with a scale: one formula, no search, so that
- * the bytes equal those of every other implementation. */
+ * the bytes equal those of every other implementation. See legacy_search.h for an importance. */
 #ifndef CE_QUANTIZE_LEGACY_H
 #define CE_QUANTIZE_LEGACY_H
 

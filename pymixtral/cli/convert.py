@@ -11,9 +11,9 @@ import click
 from pymixtral.cli.console import Console
 from pymixtral.cli.options import console_options, shared
 from pymixtral.cli.partial import resume_option, tell_of_partials
+from pymixtral.cli.recipe import chosen_recipe, tensor_type_option
 from pymixtral.formats.checkpoint import ORIGINS
 from pymixtral.formats.convert import Conversion, Summary
-from pymixtral.formats.recipes import RECIPES
 from pymixtral.memory import format_gb
 from pymixtral.quantizer import encode
 
@@ -27,10 +27,12 @@ DEFAULT_THREADS = 2  # more wait for the disk
 @click.option(
     "--type",
     "type_name",
-    type=click.Choice(list(RECIPES), case_sensitive=False),
+    metavar="TYPE",
     default="q8_0",
-    help="Recipe for the types of the matrices; norms and routers stay F32.",
+    help="Types of the matrices, as `pymixtral quantize` takes them: a recipe, a plain type, or a "
+    "file with rules. Norms and routers stay F32.",
 )
+@tensor_type_option
 @click.option(
     "--from",
     "origin",
@@ -49,6 +51,7 @@ def command(
     src: Path,
     out: Path,
     type_name: str,
+    overrides: tuple[str, ...],
     origin: str | None,
     dry_run: bool,
     resume: bool,
@@ -73,20 +76,19 @@ def command(
       pymixtral convert Mixtral-8x7B-Instruct-v0.1 mixtral.gguf --type q4_k_m
       pymixtral convert Mixtral-8x7B-Instruct-v0.1 mixtral.gguf --type q8_0 --resume
     """
+    recipe = chosen_recipe(type_name, overrides)
     if not resume:
         tell_of_partials(console, out)
-    with Conversion(
-        src, out, type_name.lower(), origin=origin, name=name, license=license
-    ) as conversion:
+    with Conversion(src, out, recipe, origin=origin, name=name, license=license) as conversion:
         for warning in conversion.warnings:
             console.warning(warning)
         if dry_run:
-            _print_plan(console, conversion, type_name, as_json)
+            _print_plan(console, conversion, recipe.name, as_json)
             return
         start = time.perf_counter()
         with console.byte_progress() as progress:
             summary = conversion.run(progress, threads=threads, resume=resume, encode=encode)
-        facts = _facts(out, type_name, summary, time.perf_counter() - start)
+        facts = _facts(out, recipe.name, summary, time.perf_counter() - start)
     if as_json:
         console.json(facts)
     else:

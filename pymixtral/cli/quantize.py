@@ -12,16 +12,18 @@ from pathlib import Path
 import click
 
 from pymixtral.cli.console import Console
+from pymixtral.cli.metadata import remove_option, set_option
 from pymixtral.cli.options import console_options, shared
 from pymixtral.cli.partial import resume_option, tell_of_partials
+from pymixtral.cli.recipe import chosen_recipe, tensor_type_option
 from pymixtral.formats.blocks import TYPES
-from pymixtral.formats.errors import FormatError
 from pymixtral.formats.gguf import open_gguf
 from pymixtral.formats.gguf_shards import open_model_file
 from pymixtral.formats.hparams import read_hparams
 from pymixtral.formats.imatrix import ImportanceMatrix, read_imatrix
+from pymixtral.formats.metadata_edits import MetadataEdits
 from pymixtral.formats.quantize import QuantizeSummary, plan, quantize_gguf
-from pymixtral.formats.recipes import RECIPES, Recipe, Rule, parse_rule, parse_rules
+from pymixtral.formats.recipes import Recipe
 from pymixtral.memory import format_gb
 from pymixtral.quantizer import Quantizer
 
@@ -33,16 +35,12 @@ N_WORST = 5  # tensors
 @click.argument("out", metavar="OUT")
 @click.argument("recipe", metavar="TYPE")
 @click.option("--imatrix", metavar="FILE", help="Importance matrix, as llama.cpp writes it.")
-@click.option(
-    "--tensor-type",
-    "overrides",
-    metavar="NAME=TYPE",
-    multiple=True,
-    help="Another type for the tensors of this name, such as 'ffn_down=q6_k' or 'attn_*=q8_0'.",
-)
+@tensor_type_option
 @click.option("--allow-requantize", is_flag=True, help="Quantize what is quantized already.")
 @click.option("--dry-run", is_flag=True, help="Only print what would be done.")
 @resume_option
+@set_option
+@remove_option
 @shared("threads", "as_json")
 @console_options
 def command(
@@ -55,6 +53,8 @@ def command(
     allow_requantize: bool,
     dry_run: bool,
     resume: bool,
+    changed: dict[str, str],
+    removed: tuple[str, ...],
     threads: int | None,
     as_json: bool,
 ) -> None:
@@ -74,7 +74,7 @@ def command(
       pymixtral quantize mixtral-F16.gguf small.gguf q2_k --imatrix mixtral.imatrix
       pymixtral quantize mixtral-F16.gguf mine.gguf q3_k_m --tensor-type ffn_down=q5_k --dry-run
     """
-    chosen = _recipe(recipe).amended(map(_override, overrides))
+    chosen = chosen_recipe(recipe, overrides)
     if dry_run:
         _print_plan(console, src, out, chosen, allow_requantize, as_json)
         return
@@ -82,41 +82,19 @@ def command(
         tell_of_partials(console, Path(out))
     importance = None if imatrix is None else _read_imatrix(console, imatrix, src)
     start = time.perf_counter()
-    with Quantizer(threads) as encode, console.progress("MB") as progress:
+    with Quantizer(threads) as encode, console.byte_progress() as progress:
         summary = quantize_gguf(
             src,
             out,
             chosen,
             encode,
             imatrix=importance,
+            edits=MetadataEdits(changed, removed),
             allow_requantize=allow_requantize,
             resume=resume,
-            progress=lambda done, total: progress(max(1, done >> 20), total >> 20),
+            progress=progress,
         )
     _tell_result(console, out, summary, time.perf_counter() - start, as_json)
-
-
-def _recipe(name: str) -> Recipe:
-    if name.lower() in RECIPES:
-        return RECIPES[name.lower()]
-    path = Path(name)
-    if not path.is_file():
-        known = ", ".join(RECIPES)
-        raise click.UsageError(f"TYPE {name!r} is no file, and none of {known}")
-    try:
-        rules = parse_rules(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise FormatError(path, "rule", str(error)) from None
-    most_general = RECIPES.get(rules[0].type.name.lower()) if rules else None
-    return Recipe(path.stem, most_general.file_type if most_general else 0, rules)
-
-
-def _override(text: str) -> Rule:
-    name, _, kind = text.partition("=")
-    try:
-        return parse_rule(f"{name} {kind}")
-    except ValueError as error:
-        raise click.UsageError(f"--tensor-type {error}") from None
 
 
 def _read_imatrix(console: Console, path: str, model: str) -> ImportanceMatrix:

@@ -9,7 +9,8 @@ import click
 
 from pymixtral.cli.console import Console
 from pymixtral.cli.options import console_options, shared
-from pymixtral.formats.gguf_split import split_gguf
+from pymixtral.cli.partial import resume_option, tell_of_partials
+from pymixtral.formats.gguf_split import planned_shards, split_gguf
 from pymixtral.memory import format_gb
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
@@ -33,6 +34,7 @@ def parse_size(text: str) -> int:
     help="Size of a shard at most, such as 4GB or 500MB.",
 )
 @click.option("--max-tensors", type=click.IntRange(1), help="Tensors in a shard at most.")
+@resume_option
 @shared("as_json")
 @console_options
 def command(
@@ -41,6 +43,7 @@ def command(
     out: Path,
     max_size: int | None,
     max_tensors: int | None,
+    resume: bool,
     as_json: bool,
 ) -> None:
     """Write the model in IN to shards named OUT-00001-of-00003.gguf and so on.
@@ -55,12 +58,23 @@ def command(
     Examples:
       pymixtral split mixtral.gguf mixtral --max-size 4GB
       pymixtral split mixtral.gguf parts/mixtral --max-tensors 128
+      pymixtral split mixtral.gguf mixtral --max-size 4GB --resume
     """
     if max_size is None and max_tensors is None:
         raise click.UsageError("give --max-size or --max-tensors")
     out = out.with_suffix("") if out.suffix == ".gguf" else out
+    if not resume:
+        for path in planned_shards(src, out, max_bytes=max_size, max_tensors=max_tensors):
+            tell_of_partials(console, path)
     with console.byte_progress() as progress:
-        paths = split_gguf(src, out, max_bytes=max_size, max_tensors=max_tensors, progress=progress)
+        paths = split_gguf(
+            src,
+            out,
+            max_bytes=max_size,
+            max_tensors=max_tensors,
+            progress=progress,
+            resume=resume,
+        )
     shards = [{"file": str(path), "n_bytes": path.stat().st_size} for path in paths]
     if as_json:
         console.json(shards)

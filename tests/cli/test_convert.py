@@ -76,6 +76,25 @@ def test_warnings_are_shown(invoke, tmp_path: Path) -> None:
     assert "warning: config.json: rope_theta is missing; 1e+06 assumed" in result.stderr
 
 
+def test_rules_of_a_file_and_overrides(invoke, folder: Path, tmp_path: Path) -> None:
+    rules, out = tmp_path / "mine.txt", tmp_path / "out.gguf"
+    rules.write_text("* bf16  # all\nattn_* q8_0\n", encoding="utf-8")
+    result = invoke("convert", folder, out, "--type", rules, "--tensor-type", "attn_q=q4_0")
+    assert result.exit_code == 0, result.stderr
+    with open_gguf(out) as found:
+        types = {name: info.type_name for name, info in found.tensors.items()}
+    assert types["output.weight"] == "BF16"
+    assert types["blk.1.attn_k.weight"] == "Q8_0"
+    assert types["blk.1.attn_q.weight"] == "Q4_0"
+    assert types["blk.1.attn_norm.weight"] == "F32"
+
+
+def test_unknown_types(invoke, folder: Path, tmp_path: Path) -> None:
+    result = invoke("convert", folder, tmp_path / "out.gguf", "--type", "q9_z")
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert "is no file, and none of" in result.stderr
+
+
 def test_what_a_killed_run_left_is_told(invoke, folder: Path, tmp_path: Path) -> None:
     (tmp_path / ".out.gguf.0123abcd.tmp").write_bytes(b"part")
     result = invoke("convert", folder, tmp_path / "out.gguf")
