@@ -16,15 +16,10 @@ INCLUDES  = -Icengine/include -Icengine/kernels -Icengine/src -Icengine
 HEADERS   = $(wildcard cengine/*.h cengine/*/*.h tests/c/*.h)
 C_FILES   = $(wildcard cengine/*/*.c tests/c/*.c) $(HEADERS)
 CORE      = $(wildcard cengine/src/*.c)
-GENERIC   = $(wildcard cengine/kernels/generic*.c)
-AVX2      = $(wildcard cengine/kernels/avx2*.c)
-AVX512VNNI = $(wildcard cengine/kernels/avx512vnni*.c)
-AMX       = $(wildcard cengine/kernels/amx*.c)
-ifneq (,$(filter x86_64 AMD64,$(shell uname -m)))
-ENGINE    = $(CORE) $(GENERIC) $(AVX2) $(AVX512VNNI) $(AMX)
-else
-ENGINE    = $(CORE) $(GENERIC)
-endif
+TIERS_x86_64 = avx2 avxvnni avx512vnni amx
+MACHINE  := $(firstword $(subst -, ,$(shell $(CC) -dumpmachine)))
+TIERS     = generic $(TIERS_$(MACHINE))
+ENGINE    = $(CORE) $(foreach tier,$(TIERS),$(wildcard cengine/kernels/$(tier)*.c))
 OBJECTS   = $(ENGINE:%.c=$(BUILD)/%.o)
 POOL      = $(addprefix cengine/src/,pool.c cpu.c error.c memory.c)
 # What the checks link: the objects made here, or the libraries of a package that was built.
@@ -90,6 +85,7 @@ $(BUILD)/check_alloc: LDFLAGS_CHECK = -Wl,--wrap=ce_alloc,--wrap=ce_alloc_zeroed
 
 $(BUILD)/cengine/kernels/generic%.o: CFLAGS_TIER = $(CFLAGS_GENERIC)
 $(BUILD)/cengine/kernels/avx2%.o: CFLAGS_TIER = $(CFLAGS_AVX2)
+$(BUILD)/cengine/kernels/avxvnni%.o: CFLAGS_TIER = $(CFLAGS_AVXVNNI)
 $(BUILD)/cengine/kernels/avx512vnni%.o: CFLAGS_TIER = $(CFLAGS_AVX512VNNI)
 $(BUILD)/cengine/kernels/amx%.o: CFLAGS_TIER = $(CFLAGS_AMX)
 

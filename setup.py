@@ -43,7 +43,7 @@ def kernels(prefix: str) -> list[Path]:
     return list((CENGINE / "kernels").glob(f"{prefix}*.c"))
 
 
-TIERS = {machine: ["amx", "avx512vnni", "avx2"] for machine in ("x86_64", "AMD64")}
+TIERS = {machine: ["amx", "avx512vnni", "avxvnni", "avx2"] for machine in ("x86_64", "AMD64")}
 LIBRARIES = [
     # Linked in this order: a library before those that it calls.
     library("ce_core", "CFLAGS_GENERIC", list((CENGINE / "src").glob("*.c"))),

@@ -4,5 +4,6 @@
 CFLAGS_COMMON = -std=c11 -O3 -ffp-contract=off -fno-math-errno -fvisibility=hidden -Wall -Wextra -Wshadow -Wvla -Werror=implicit-function-declaration -Werror=incompatible-pointer-types
 CFLAGS_GENERIC =
 CFLAGS_AVX2 = -mavx2 -mfma -mf16c
+CFLAGS_AVXVNNI = -mavx2 -mfma -mf16c -mavxvnni
 CFLAGS_AVX512VNNI = -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni
 CFLAGS_AMX = -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mavx512bf16

@@ -1,6 +1,6 @@
 /* AVX2 matmuls of the block types. */
 #include "avx2.h"
-#include "avx2_rows.h"
+#include "avx2_products.h"
 
 #define TIER "avx2"
 #include "rows_matmul.h"

@@ -129,6 +129,7 @@ typedef struct ce_kernels {
 void ce_kernels_generic(ce_kernels *k);
 #if defined(__x86_64__)
 void ce_kernels_avx2(ce_kernels *k);
+void ce_kernels_avxvnni(ce_kernels *k);
 void ce_kernels_avx512vnni(ce_kernels *k);
 void ce_kernels_amx(ce_kernels *k);
 #endif

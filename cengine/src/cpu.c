@@ -31,6 +31,7 @@ enum {
     LEAF7_ECX_AVX512VNNI = 1 << 11,
     LEAF7_EDX_AMX_BF16 = 1 << 22,
     LEAF7_EDX_AMX_TILE = 1 << 24,
+    LEAF7_1_EAX_AVX_VNNI = 1 << 4,
     LEAF7_1_EAX_AVX512_BF16 = 1 << 5
 };
 static const unsigned LEAF7_EBX_AVX512VL = 1u << 31;
@@ -78,6 +79,10 @@ bool ce_cpu_has_avx2(void) {
     const x86_features f = read_features();
     return has_all(f.leaf1_ecx, LEAF1_ECX_AVX | LEAF1_ECX_FMA | LEAF1_ECX_F16C) &&
            has_all(f.leaf7_ebx, LEAF7_EBX_AVX2) && has_all(f.xcr0, XCR0_YMM);
+}
+
+bool ce_cpu_has_avxvnni(void) {
+    return ce_cpu_has_avx2() && has_all(read_features().leaf7_1_eax, LEAF7_1_EAX_AVX_VNNI);
 }
 
 bool ce_cpu_has_avx512vnni(void) {

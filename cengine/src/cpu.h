@@ -7,6 +7,7 @@
 /* Whether the CPU has a tier's instructions, and the operating system saves their registers. */
 bool ce_cpu_has_generic(void);
 bool ce_cpu_has_avx2(void);
+bool ce_cpu_has_avxvnni(void);
 bool ce_cpu_has_avx512vnni(void);
 /* Asks the operating system for the permission to use tiles, for the whole process. */
 bool ce_cpu_has_amx(void);

@@ -8,17 +8,19 @@
 
 typedef struct {
     const char *name;
+    const char *base; /* the tier whose kernels it overlays; NULL: it has them all */
     bool (*supported)(void);
     void (*overlay)(ce_kernels *k);
 } tier;
 
-/* Worst first. A tier's kernels are the overlays of all tiers up to its own. */
+/* Worst first. A CPU that has a tier has its base. */
 static const tier tiers[] = {
-    {"generic", ce_cpu_has_generic, ce_kernels_generic},
+    {"generic", NULL, ce_cpu_has_generic, ce_kernels_generic},
 #if defined(__x86_64__)
-    {"avx2", ce_cpu_has_avx2, ce_kernels_avx2},
-    {"avx512vnni", ce_cpu_has_avx512vnni, ce_kernels_avx512vnni},
-    {"amx", ce_cpu_has_amx, ce_kernels_amx},
+    {"avx2", "generic", ce_cpu_has_avx2, ce_kernels_avx2},
+    {"avxvnni", "avx2", ce_cpu_has_avxvnni, ce_kernels_avxvnni},
+    {"avx512vnni", "avx2", ce_cpu_has_avx512vnni, ce_kernels_avx512vnni},
+    {"amx", "avx512vnni", ce_cpu_has_amx, ce_kernels_amx},
 #endif
 };
 
@@ -56,6 +58,13 @@ static void list_supported(char *list, size_t size) {
     }
 }
 
+static void overlay_from_base(const tier *t, ce_kernels *k) {
+    if (t->base != NULL) {
+        overlay_from_base(&tiers[find_tier(t->base)], k);
+    }
+    t->overlay(k);
+}
+
 ce_status ce_select_kernels(const char *name_or_null, ce_kernels *out, ce_error *err) {
     const char *name = name_or_null != NULL ? name_or_null : getenv("PYMIXTRAL_TIER");
     const bool automatic = name_or_null == NULL && (name == NULL || name[0] == '\0');
@@ -66,8 +75,6 @@ ce_status ce_select_kernels(const char *name_or_null, ce_kernels *out, ce_error 
         return ce_fail(err, CE_ERR_TIER, "%s instruction-set tier \"%.40s\"; this CPU can run: %s",
                        chosen < 0 ? "unknown" : "this CPU lacks the", name, list);
     }
-    for (int i = 0; i <= chosen; i++) {
-        tiers[i].overlay(out);
-    }
+    overlay_from_base(&tiers[chosen], out);
     return ce_ok(err);
 }

@@ -15,6 +15,7 @@ from pymixtral.engine import TENSOR_TYPES, Engine, EngineOptions, EvalItem, Phas
 SUPPORTED_TIERS = [name for name, supported in tiers().items() if supported]
 IDS = random_ids(BLOCK_MODEL, 41)
 N_CTX = 64
+FLOAT_TYPES = ("F32", "F16", "BF16")
 AMX_TYPES = ("Q4_0", "Q8_0", "Q4_K", "Q5_K", "Q6_K")
 
 pytestmark = [
@@ -91,9 +92,12 @@ def test_truncate_and_copy(engine: Engine, phase: Phase) -> None:
 
 
 def home_of_kernel(type_name: str, tier: str, phase: Phase) -> str:
-    """The tier whose kernel runs: AMX has kernels for prompts, and for some types, alone."""
+    """The tier whose kernel runs: AMX has kernels for prompts, and for some types, alone; AVX-VNNI
+    for the block types."""
     if tier == "amx" and (phase is Phase.GENERATED or type_name not in AMX_TYPES):
         return "avx512vnni"
+    if tier == "avxvnni" and type_name in FLOAT_TYPES:
+        return "avx2"
     return tier
 
 

@@ -1,0 +1,57 @@
+/* Products of the quants of avx2_rows.h, with vpmaddubsw. */
+#ifndef CE_AVX2_PRODUCTS_H
+#define CE_AVX2_PRODUCTS_H
+
+#include "avx2_rows.h"
+
+/* What one sweep keeps in registers: PANELS times ROWS rows, TILE tokens. */
+enum { PANELS = 1, TILE = 4 };
+
+/* What makes signed quants fit for dot_4: nothing. */
+enum { SIGNED_OFFSET = 0 };
+
+/* Sums of two products, in int16: w is unsigned, or |w| is and x takes its sign. -128 is fine: x is
+ * at least -127, and 2 * 128 * 127 < 2^15. */
+INLINE __m256i multiply(bytes w, bytes x, bool is_signed) {
+    return is_signed ? _mm256_maddubs_epi16(_mm256_abs_epi8((__m256i)w),
+                                            _mm256_sign_epi8((__m256i)x, (__m256i)w))
+                     : _mm256_maddubs_epi16((__m256i)w, (__m256i)x);
+}
+
+INLINE ints add_pairs(__m256i v) { return (ints)_mm256_madd_epi16(v, _mm256_set1_epi16(1)); }
+
+/* sum plus, in each lane, the products of four bytes. */
+INLINE ints dot_4(ints sum, bytes w, bytes x, bool is_signed) {
+    return sum + add_pairs(multiply(w, x, is_signed));
+}
+
+/* a + b, here and now: gcc would make a tree of a sum of many, and have to spill its leaves. */
+INLINE __m256i add_in_order(__m256i a, __m256i b) {
+    __m256i sum = _mm256_add_epi16(a, b);
+    __asm__("" : "+x"(sum));
+    return sum;
+}
+
+/* sum[p][t] += the products of groups [g0, g1) of panel p, of four columns, with token t, whose 32
+ * columns are at q + 32 * t. As many sums of pairs are added in int16 as can never overflow. */
+INLINE void add_products(ints sum[PANELS][TILE], const bytes *const w[PANELS], int g0, int g1,
+                         const int8_t *q, int n_tokens, bool is_signed, int max_quant) {
+    const int fit = 32767 / (2 * 127 * max_quant);
+    for (int g = g0; g < g1; g += fit) {
+        __m256i pairs[TILE];
+        for (int t = 0; t < n_tokens; t++) {
+            pairs[t] = multiply(w[0][g], broadcast_4(q + 32 * t + 4 * g), is_signed);
+        }
+        for (int k = g + 1; k < g1 && k < g + fit; k++) {
+            for (int t = 0; t < n_tokens; t++) {
+                const bytes x = broadcast_4(q + 32 * t + 4 * k);
+                pairs[t] = add_in_order(pairs[t], multiply(w[0][k], x, is_signed));
+            }
+        }
+        for (int t = 0; t < n_tokens; t++) {
+            sum[0][t] += add_pairs(pairs[t]);
+        }
+    }
+}
+
+#endif

@@ -1,0 +1,21 @@
+/* Products of the quants of avx2_rows.h, with vpdpbusd. */
+#ifndef CE_AVXVNNI_PRODUCTS_H
+#define CE_AVXVNNI_PRODUCTS_H
+
+#include "avx2_rows.h"
+
+/* What one sweep keeps in registers: PANELS times ROWS rows, TILE tokens. */
+enum { PANELS = 2, TILE = 4 };
+
+/* What makes signed quants fit for dot_4: vpdpbusd multiplies unsigned weights. */
+enum { SIGNED_OFFSET = 128 };
+
+/* sum plus, in each lane, the products of four bytes. */
+INLINE ints dot_4(ints sum, bytes w, bytes x, bool is_signed) {
+    (void)is_signed; /* they have been made unsigned */
+    return (ints)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)w, (__m256i)x);
+}
+
+#include "rows_products.h"
+
+#endif
