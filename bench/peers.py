@@ -26,24 +26,7 @@ from bandwidth import ReadBandwidth
 from contenders import PEER_DEFAULTS, WARM_UP_IDS, Ours, Peer, PeerError, peer_settings
 from race import Race, print_table
 
-from pymixtral.formats.gguf import GGUFFile
-from pymixtral.formats.hparams import HParams
-from pymixtral.formats.names import TensorRole, parse_name
-
-EXPERT_ROLES = {TensorRole.FFN_GATE, TensorRole.FFN_UP, TensorRole.FFN_DOWN}
-
-
-def bytes_per_token(gguf: GGUFFile, hparams: HParams) -> int:
-    """Bytes of weights that generating a token reads: of the experts, those that are used."""
-
-    def share(role: TensorRole) -> float:
-        if role is TensorRole.TOKEN_EMBD and not hparams.tied_output:
-            return 1 / hparams.n_vocab
-        if role in EXPERT_ROLES and hparams.n_experts:
-            return hparams.n_experts_used / hparams.n_experts
-        return 1.0
-
-    return round(sum(t.n_bytes * share(parse_name(t.name)[0]) for t in gguf.tensors.values()))
+from pymixtral.roofline import decode_cost
 
 
 @contextmanager
@@ -106,7 +89,7 @@ def parse_arguments() -> argparse.Namespace:
 def run(ours: Ours, peers: list[Peer], options: argparse.Namespace) -> Race:
     """Measures all rounds."""
     random = np.random.default_rng(options.seed)
-    bandwidth = ReadBandwidth(ours.llm.engine.threads)
+    bandwidth = ReadBandwidth(ours.llm.engine)
     if options.sequences > 1:
         sizes = {"batch": options.generate * options.sequences}
     else:
@@ -116,7 +99,7 @@ def run(ours: Ours, peers: list[Peer], options: argparse.Namespace) -> Race:
         contender.measure("fill", depth_ids)
     race = Race(
         sizes=sizes,
-        bytes_per_token=bytes_per_token(ours.llm.file.gguf, ours.llm.file.hparams),
+        bytes_per_token=round(decode_cost(ours.llm.file.gguf, ours.llm.file.hparams, 0, 1).n_bytes),
     )
     for i in range(options.rounds):
         print(f"round {i + 1} of {options.rounds}", file=sys.stderr)

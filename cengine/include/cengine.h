@@ -163,6 +163,7 @@ ce_status ce_engine_create(const ce_hparams *hparams, const ce_tensor *tensors, 
 /* Frees the engine; NULL is allowed. Its sessions must have been freed before. */
 void ce_engine_free(ce_engine *engine);
 int32_t ce_engine_threads(const ce_engine *engine);
+int32_t ce_engine_batch_rows(const ce_engine *engine);
 const char *ce_engine_tier(const ce_engine *engine);
 /* Bytes of scratch that an engine allocates for these hyperparameters and options. */
 uint64_t ce_engine_scratch_bytes(const ce_hparams *hparams, const ce_options *options);
@@ -170,6 +171,35 @@ uint64_t ce_engine_scratch_bytes(const ce_hparams *hparams, const ce_options *op
 const char *ce_engine_kernel_name(const ce_engine *engine, int32_t type, int32_t phase);
 /* How many matmuls that kernel has run since the engine was created. */
 uint64_t ce_engine_kernel_calls(const ce_engine *engine, int32_t type, int32_t phase);
+
+/* ---- How fast it is, and could be ---- */
+
+/* The parts of a pass. Norms, the router and the experts' products include what makes their results
+ * fit for the next part (rounding to int8, sorting by expert); down includes the experts' sum. */
+typedef enum {
+    CE_OP_EMBED = 0,
+    CE_OP_NORM = 1,
+    CE_OP_QKV = 2,
+    CE_OP_ATTENTION = 3,
+    CE_OP_ATTN_OUTPUT = 4,
+    CE_OP_ROUTER = 5,
+    CE_OP_GATE_UP = 6,
+    CE_OP_DOWN = 7,
+    CE_OP_HEAD = 8,
+    CE_N_OPS = 9
+} ce_op;
+
+/* What to call it; NULL past the last. */
+const char *ce_op_name(int32_t op);
+/* Time that it has taken in a phase since the engine was created. */
+double ce_engine_op_seconds(const ce_engine *engine, int32_t op, int32_t phase);
+/* The engine's threads load n_bytes at `data`, and do nothing else. */
+ce_status ce_engine_read(ce_engine *engine, const void *data, uint64_t n_bytes, ce_error *err);
+/* The engine's threads multiply what is in their registers, at least n_products times in all, and
+ * do nothing else. How often it was is written to *done. */
+ce_status ce_engine_multiply(ce_engine *engine, int64_t n_products, int64_t *done, ce_error *err);
+/* The instruction that it is done with. */
+const char *ce_engine_multiply_instruction(const ce_engine *engine);
 
 /* ---- Sessions ---- */
 

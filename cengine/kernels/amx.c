@@ -6,4 +6,5 @@ void ce_kernels_amx(ce_kernels *k) {
     k->tier = "amx";
     ce_amx_attention(k);
     ce_amx_matmul(k);
+    ce_amx_limits(k);
 }

@@ -6,5 +6,6 @@
 
 void ce_amx_attention(ce_kernels *k);
 void ce_amx_matmul(ce_kernels *k);
+void ce_amx_limits(ce_kernels *k);
 
 #endif

@@ -8,4 +8,5 @@ void ce_kernels_avx2(ce_kernels *k) {
     ce_avx2_attention(k);
     ce_avx2_ops(k);
     ce_avx2_quantize(k);
+    ce_avx2_limits(k);
 }

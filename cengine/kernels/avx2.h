@@ -9,5 +9,6 @@ void ce_avx2_matmul_floats(ce_kernels *k);
 void ce_avx2_attention(ce_kernels *k);
 void ce_avx2_ops(ce_kernels *k);
 void ce_avx2_quantize(ce_kernels *k);
+void ce_avx2_limits(ce_kernels *k);
 
 #endif

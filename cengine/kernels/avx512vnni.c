@@ -9,4 +9,5 @@ void ce_kernels_avx512vnni(ce_kernels *k) {
     ce_avx512vnni_attention(k);
     ce_avx512vnni_ops(k);
     ce_avx512vnni_quantize(k);
+    ce_avx512vnni_limits(k);
 }

@@ -9,5 +9,6 @@ void ce_avx512vnni_matmul_floats(ce_kernels *k);
 void ce_avx512vnni_attention(ce_kernels *k);
 void ce_avx512vnni_ops(ce_kernels *k);
 void ce_avx512vnni_quantize(ce_kernels *k);
+void ce_avx512vnni_limits(ce_kernels *k);
 
 #endif

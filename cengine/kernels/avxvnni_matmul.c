@@ -1,10 +1,8 @@
-/* The AVX-VNNI tier: matmuls of the block types; the rest is the AVX2 tier's. */
+/* AVX-VNNI matmuls of the block types. */
+#include "avxvnni.h"
 #include "avxvnni_products.h"
 
 #define TIER "avxvnni"
 #include "rows_matmul.h"
 
-void ce_kernels_avxvnni(ce_kernels *k) {
-    k->tier = "avxvnni";
-    overlay_block_types(k);
-}
+void ce_avxvnni_matmul(ce_kernels *k) { overlay_block_types(k); }

@@ -11,4 +11,5 @@ void ce_kernels_generic(ce_kernels *k) {
     ce_generic_attention(k);
     ce_generic_ops(k);
     ce_generic_quantize(k);
+    ce_generic_limits(k);
 }

@@ -9,5 +9,6 @@ void ce_generic_matmul(ce_kernels *k);
 void ce_generic_attention(ce_kernels *k);
 void ce_generic_ops(ce_kernels *k);
 void ce_generic_quantize(ce_kernels *k);
+void ce_generic_limits(ce_kernels *k);
 
 #endif

@@ -32,6 +32,9 @@ enum { CE_PACK_TOKENS = 16 };
 /* Memory of the calling thread's own, at a multiple of 64, that a matmul may overwrite. */
 enum { CE_WORK_BYTES = 320 * 1024 };
 
+/* See read() below. */
+enum { CE_READ_BYTES = 512 };
+
 /* The inputs of one matmul: n_tokens contiguous rows of n_cols, as floats (for the weight types
  * F32, F16, BF16) or, for the block types, as int8 with a scale per 32 columns or as the kernel's
  * packing says. The unused forms are NULL. */
@@ -99,6 +102,14 @@ static inline uint64_t ce_attend_scratch(int head_dim, int n_queries) {
     return (queries * (2 * columns + 64) + tile) * sizeof(float);
 }
 
+/* How fast multiplications can possibly go: those that a prompt's matmuls rest on, and nothing
+ * else. */
+typedef struct {
+    const char *instruction;
+    int64_t n_products; /* of one round */
+    void (*run)(int64_t n_rounds);
+} ce_peak;
+
 typedef struct ce_kernels {
     const char *tier;
     /* Indexed by phase and ce_type; run is NULL where a type has no kernel. */
@@ -124,6 +135,9 @@ typedef struct ce_kernels {
     void (*rmsnorm)(float *y, const float *x, const float *w, int n, float eps);
     /* gate[i] = silu(gate[i]) * up[i] */
     void (*silu_mul)(float *gate, const float *up, int n);
+    /* Loads n_bytes, a multiple of CE_READ_BYTES, with the widest loads, and does nothing else. */
+    void (*read)(const void *data, size_t n_bytes);
+    ce_peak peak;
 } ce_kernels;
 
 void ce_kernels_generic(ce_kernels *k);

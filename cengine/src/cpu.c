@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 /* ---- Instruction sets ---- */
@@ -252,4 +253,10 @@ static int quota_cpus(void) {
 int32_t ce_default_threads(void) {
     const int allowed = affinity_cpus(), quota = quota_cpus();
     return quota < allowed ? quota : allowed;
+}
+
+int64_t ce_nanoseconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }

@@ -94,6 +94,8 @@ void ce_engine_free(ce_engine *engine) {
 
 int32_t ce_engine_threads(const ce_engine *engine) { return ce_pool_threads(engine->pool); }
 
+int32_t ce_engine_batch_rows(const ce_engine *engine) { return engine->batch_rows; }
+
 const char *ce_engine_tier(const ce_engine *engine) { return engine->kernels.tier; }
 
 static bool has_kernel(const ce_engine *engine, int32_t type, int32_t phase) {

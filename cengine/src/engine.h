@@ -99,6 +99,7 @@ struct ce_engine {
     ce_tap_fn tap;
     void *tap_user;
     _Atomic uint64_t kernel_calls[CE_N_PHASES][CE_MAX_TYPE];
+    _Atomic int64_t op_nanoseconds[CE_N_PHASES][CE_N_OPS];
 };
 
 /* One trip of up to batch_rows rows through the layers. */
@@ -110,6 +111,7 @@ typedef struct {
     int n_rows;
     int error_layer; /* where an item failed, for the message */
     int error_position;
+    int64_t clock; /* when it was last looked at, see profile.h */
 } ce_pass;
 
 /* fn for every i < n; false once the evaluation has been cancelled. */

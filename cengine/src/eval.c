@@ -6,6 +6,7 @@
 #include "matmul.h"
 #include "moe.h"
 #include "norm.h"
+#include "profile.h"
 #include "rope.h"
 #include "session.h"
 #include "tap.h"
@@ -57,11 +58,21 @@ static bool run_layer(ce_pass *pass, int i) {
     if (!ce_norm_rows(pass, NULL, layer->attn_norm))
         return false;
     ce_tap_rows(pass, CE_ATTN_Q, i, &s->norm);
-    if (!project_qkv(pass, layer) || !ce_attention(pass, i))
+    ce_clock(pass, CE_OP_NORM);
+    if (!project_qkv(pass, layer))
+        return false;
+    ce_clock(pass, CE_OP_QKV);
+    if (!ce_attention(pass, i))
         return false;
     ce_tap_rows(pass, CE_ATTN_OUTPUT, i, &s->heads);
-    return project_heads(pass, layer) && ce_norm_rows(pass, s->proj, layer->ffn_norm) &&
-           ce_feed_forward(pass, i);
+    ce_clock(pass, CE_OP_ATTENTION);
+    if (!project_heads(pass, layer))
+        return false;
+    ce_clock(pass, CE_OP_ATTN_OUTPUT);
+    if (!ce_norm_rows(pass, s->proj, layer->ffn_norm))
+        return false;
+    ce_clock(pass, CE_OP_NORM);
+    return ce_feed_forward(pass, i);
 }
 
 /* ---- The head, for the rows whose logits are wanted ---- */
@@ -111,12 +122,16 @@ static bool run_head(const ce_pass *pass) {
 }
 
 static bool run_pass(ce_pass *pass) {
+    ce_start_clock(pass);
     ce_rope_tables(pass);
     embed(pass);
+    ce_clock(pass, CE_OP_EMBED);
     for (int i = 0; i < pass->engine->model.hp.n_layers; i++)
         if (!run_layer(pass, i))
             return false;
-    return run_head(pass);
+    const bool done = run_head(pass);
+    ce_clock(pass, CE_OP_HEAD);
+    return done;
 }
 
 /* ---- A batch: items in order, cut into passes of at most batch_rows rows ---- */

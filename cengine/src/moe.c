@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "matmul.h"
+#include "profile.h"
 #include "tap.h"
 
 typedef struct {
@@ -200,8 +201,13 @@ bool ce_feed_forward(ce_pass *pass, int layer) {
     if (!ce_pass_run(pass, n_pairs, gather_chunk, &loop))
         return false;
     ce_tap_experts(pass, CE_FFN_GATE, layer, &s->expert_in);
+    ce_clock(pass, CE_OP_ROUTER);
     if (!run_gate_and_up(pass, loop.layer) || !ce_quantize_rows(pass, &s->hidden, n_pairs))
         return false;
     ce_tap_experts(pass, CE_FFN_DOWN, layer, &s->hidden);
-    return run_down(pass, loop.layer) && ce_pass_run(pass, pass->n_rows, combine_chunk, &loop);
+    ce_clock(pass, CE_OP_GATE_UP);
+    const bool done =
+        run_down(pass, loop.layer) && ce_pass_run(pass, pass->n_rows, combine_chunk, &loop);
+    ce_clock(pass, CE_OP_DOWN);
+    return done;
 }

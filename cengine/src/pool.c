@@ -10,7 +10,6 @@
 
 #include <pthread.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "cpu.h"
@@ -59,12 +58,6 @@ static void relax(void) {
 #endif
 }
 
-static int64_t nanoseconds(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
-
 bool ce_cancelled(const ce_cancel *cancel) {
     for (int i = 0; cancel != NULL && i < cancel->n; i++)
         if (atomic_load_explicit(cancel->flags[i], memory_order_relaxed))
@@ -100,14 +93,14 @@ static bool nobody_inside(ce_pool *pool, uint64_t *unused) {
 static void wait_until(ce_pool *pool, bool (*ready)(ce_pool *, uint64_t *), uint64_t *arg,
                        pthread_cond_t *cond, atomic_int *sleeping) {
     if (pool->spin) {
-        int64_t end = nanoseconds() + SPIN_NANOSECONDS;
+        int64_t end = ce_nanoseconds() + SPIN_NANOSECONDS;
         do {
             for (int i = 0; i < SPINS_PER_LOOK; i++) {
                 if (ready(pool, arg))
                     return;
                 relax();
             }
-        } while (nanoseconds() < end);
+        } while (ce_nanoseconds() < end);
     }
     pthread_mutex_lock(&pool->sleep_lock);
     /* Announced before the condition is read again, and the waker changes the condition before

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pymixtral.cli.console import Console
-from pymixtral.cli.heat_map import check_plot, draw
+from pymixtral.cli.heat_map import draw
 from pymixtral.cli.model import loaded
 from pymixtral.cli.options import LoadOptions, console_options, load_options, shared
+from pymixtral.cli.plot import check_plot
 from pymixtral.cli.text import read_argument, split_model
 from pymixtral.experts import ExpertUse, find_experts
 from pymixtral.formats.errors import one_line

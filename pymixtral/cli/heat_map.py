@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
 import numpy as np
 
-from pymixtral.errors import PymixtralError
 from pymixtral.experts import ExpertUse
 from pymixtral.formats.errors import one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-ENDINGS = (".png", ".svg", ".pdf")
 COLOURS = "magma_r"
 BAR_COLOUR = "#7b2d8b"
 MAX_NAMED_TOKENS = 100  # more cannot be read
@@ -28,24 +23,11 @@ MAX_INCHES = 18.0  # a real Mixtral has 256 rows, which stay 8 pixels high
 WRITTEN_SPACES = "\u2581\u0120"
 
 
-def check_plot(path: str) -> None:
-    """Refuses what `draw` could not do, before a model is loaded for it.
-
-    Raises:
-        click.UsageError: the file's name has another ending.
-        PymixtralError: matplotlib is not installed.
-    """
-    if Path(path).suffix.lower() not in ENDINGS:
-        raise click.UsageError(f"--plot: {path} must end in {', '.join(ENDINGS)}")
-    if find_spec("matplotlib") is None:
-        raise PymixtralError("--plot needs matplotlib; install it: pip install 'pymixtral[plot]'")
-
-
 def draw(path: str, name: str, pieces: Sequence[str], use: ExpertUse) -> None:
     """Write the picture.
 
     Args:
-        path: where to, with one of `ENDINGS`.
+        path: where to, see `check_plot`.
         name: of the model.
         pieces: the tokens.
         use: their experts.

@@ -115,6 +115,43 @@ class Engine(Handle):
                 return None
             return ffi.string(name).decode(), int(lib.ce_engine_kernel_calls(engine, type, phase))
 
+    @property
+    def batch_rows(self) -> int:
+        """Tokens that go through the layers together."""
+        with self._use() as engine:
+            return int(lib.ce_engine_batch_rows(engine))
+
+    def op_seconds(self, phase: Phase) -> dict[str, float]:
+        """The time that each part of the passes has taken since the engine was created."""
+        with self._use() as engine:
+            return {
+                ffi.string(lib.ce_op_name(op)).decode(): lib.ce_engine_op_seconds(engine, op, phase)
+                for op in range(lib.CE_N_OPS)
+            }
+
+    def read(self, buffer: NDArray[Any]) -> None:
+        """Load a buffer with all threads, and do nothing with it; for measurements."""
+        with self._use() as engine, ffi.from_buffer(buffer) as data:
+            error = ffi.new("ce_error *")
+            check(lib.ce_engine_read(engine, data, len(data), error), error)
+
+    def multiply(self, n_products: int) -> int:
+        """Multiply what is in registers with all threads; for measurements.
+
+        Returns:
+            How many multiply-adds were done: `n_products` or somewhat more.
+        """
+        with self._use() as engine:
+            done, error = ffi.new("int64_t *"), ffi.new("ce_error *")
+            check(lib.ce_engine_multiply(engine, n_products, done, error), error)
+            return int(done[0])
+
+    @property
+    def multiply_instruction(self) -> str:
+        """What `multiply` uses: that which a prompt's matmuls rest on."""
+        with self._use() as engine:
+            return str(ffi.string(lib.ce_engine_multiply_instruction(engine)).decode())
+
     def session(self, n_ctx: int, kv_type: str = "f16") -> Session:
         """A new timeline with room for `n_ctx` positions."""
         with self._use() as engine:

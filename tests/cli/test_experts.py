@@ -125,7 +125,7 @@ def test_refusals(invoke, tmp_path: Path, stories260k: Path) -> None:
 
 def test_plot_without_matplotlib(invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.setattr("pymixtral.cli.heat_map.find_spec", lambda name: None)
+    monkeypatch.setattr("pymixtral.cli.plot.find_spec", lambda name: None)
     result = invoke("experts", TEXT, "--plot", tmp_path / "a.png")
     assert result.exit_code == 1
     assert "pip install 'pymixtral[plot]'" in result.stderr

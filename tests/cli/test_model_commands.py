@@ -155,6 +155,50 @@ def test_bench_json(invoke) -> None:
         assert entry["spread"] >= 0
 
 
+@pytest.fixture
+def quick_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A buffer of 8 MB instead of 2 GB, and multiplications for a moment."""
+    monkeypatch.setattr("pymixtral.roofline.READ_BYTES", 8 << 20)
+    monkeypatch.setattr("pymixtral.roofline.MULTIPLY_SECONDS", 0.001)
+
+
+def test_bench_roofline_and_profile(invoke, quick_limits, tmp_path: Path) -> None:
+    picture = tmp_path / "roofline.png"
+    options = ("-p", 64, "-n", 8, "-r", 2, "--roofline", "--profile", "--plot", picture)
+    result = invoke("bench", *options)
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert re.fullmatch(r"limits of \d+ threads: read .* GB/s, multiply .* GMAC/s \(.*\)", lines[3])
+    assert re.fullmatch(
+        r"prefill .* GB/s .* GMAC/s .*% of what (memory|arithmetic) allows", lines[4]
+    )
+    assert [line.split("  ")[0] for line in lines[9:]] == [
+        "embedding", "norms", "q, k, v", "attention", "attention output", "router",
+        "gate, up, SiLU", "down", "head",
+    ]  # fmt: skip
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_bench_roofline_json(invoke, quick_limits) -> None:
+    options = ("-p", 64, "-n", 8, "-r", 3, "--roofline", "--profile", "--json")
+    for entry in json.loads(invoke("bench", *options).stdout):
+        roofline, profile = entry["roofline"], entry["profile"]
+        assert roofline["bound_by"] in ("memory", "arithmetic")
+        limits = roofline["limits"]
+        fractions = [
+            roofline[f"{what}_per_second"] / limits[f"{what}_per_second"]
+            for what in ("bytes", "products")
+        ]
+        assert roofline["fraction"] == pytest.approx(max(fractions))
+        assert all(seconds > 0 for seconds in profile.values())
+
+
+def test_bench_refuses_a_picture_before_the_model_is_loaded(invoke) -> None:
+    result = invoke("bench", "absent.gguf", "--plot", "roofline.txt")
+    assert result.exit_code == 2
+    assert "must end in .png, .svg, .pdf" in result.stderr
+
+
 def test_bench_beyond_the_context(invoke) -> None:
     assert invoke("bench", "-p", 512, "-n", 2, "-r", 1).exit_code == 0  # less of the prompt stays
     result = invoke("bench", "-p", 513, "-n", 2)

@@ -1,0 +1,89 @@
+"""What a pass costs, counted by hand; and limits that are none of the machine's making."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gguf_files import (
+    DIM,
+    FFN,
+    N_HEADS,
+    N_KV_HEADS,
+    N_LAYERS,
+    N_VOCAB,
+    tiny_metadata,
+    tiny_shapes,
+    write_model,
+)  # fmt: skip
+from reference.tiny_engine import tiny_engine
+
+from pymixtral.engine import EngineOptions, Phase, tiers
+from pymixtral.formats import open_gguf, read_hparams
+from pymixtral.roofline import Cost, Limits, decode_cost, prefill_cost
+
+Q_AND_OUTPUT = 2 * DIM * DIM
+K_AND_V = 2 * DIM * DIM * N_KV_HEADS // N_HEADS
+ROUTER, EXPERT, HEAD = 4 * DIM, 3 * FFN * DIM, N_VOCAB * DIM
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """Four experts, of which two are used; all tensors in F32."""
+    return write_model(tmp_path / "tiny.gguf", tiny_metadata(4), tiny_shapes(4))
+
+
+def test_decode_reads_and_multiplies_what_a_token_uses(tiny: Path) -> None:
+    with open_gguf(tiny) as gguf:
+        cost = decode_cost(gguf, read_hparams(gguf), first=5, n_tokens=3)
+    weights = N_LAYERS * (Q_AND_OUTPUT + K_AND_V + ROUTER + 2 * EXPERT) + HEAD
+    n_seen = 6 + 7 + 8
+    assert cost.n_bytes == 3 * 4 * weights
+    assert cost.n_products == 3 * weights + 2 * N_LAYERS * DIM * n_seen
+
+
+def test_prefill_reads_every_expert_once_a_pass_and_heads_one_token(tiny: Path) -> None:
+    with open_gguf(tiny) as gguf:
+        cost = prefill_cost(gguf, read_hparams(gguf), n_tokens=20, batch_rows=8)
+    shared = Q_AND_OUTPUT + K_AND_V + ROUTER
+    attention = 2 * N_LAYERS * DIM * sum(range(1, 21))
+    assert cost.n_bytes == 3 * 4 * (N_LAYERS * (shared + 4 * EXPERT) + HEAD)
+    assert cost.n_products == 20 * N_LAYERS * (shared + 2 * EXPERT) + HEAD + attention
+
+
+def test_a_window_bounds_attention(tiny: Path) -> None:
+    with open_gguf(tiny) as gguf:
+        hparams = read_hparams(gguf)
+        whole, windowed = (
+            decode_cost(gguf, replace(hparams, sliding_window=window), first=9, n_tokens=1)
+            for window in (0, 4)
+        )
+    assert whole.n_products - windowed.n_products == 2 * N_LAYERS * DIM * (10 - 4)
+
+
+def test_the_roof_is_the_lower_of_two_limits() -> None:
+    limits = Limits(bytes_per_second=10.0, products_per_second=80.0, instruction="none")
+    few, many = Cost(n_bytes=20, n_products=40), Cost(n_bytes=20, n_products=400)
+    assert (limits.seconds(few), limits.is_bound_by_memory(few)) == (2.0, True)
+    assert (limits.seconds(many), limits.is_bound_by_memory(many)) == (5.0, False)
+
+
+@pytest.mark.parametrize("tier", [name for name, supported in tiers().items() if supported])
+def test_every_tier_reads_and_multiplies(tier: str) -> None:
+    """Both do nothing that shows; here they run, over a buffer that ends amid a chunk."""
+    with closing(tiny_engine(options=EngineOptions(tier=tier))) as engine:
+        engine.read(np.ones((1 << 20) + 4096, np.uint8))
+        engine.read(np.ones(1, np.uint8))
+        assert engine.multiply(10**6) >= 10**6
+        assert engine.multiply_instruction
+
+
+def test_the_profile_counts_the_phase_that_ran() -> None:
+    with closing(tiny_engine()) as engine:
+        assert set(engine.op_seconds(Phase.PROMPT).values()) == {0.0}
+        engine.session(8).eval([1, 2, 3], Phase.PROMPT)
+        assert all(seconds > 0 for seconds in engine.op_seconds(Phase.PROMPT).values())
+        assert set(engine.op_seconds(Phase.GENERATED).values()) == {0.0}
