@@ -86,6 +86,7 @@ clean: ## everything that the build made
 	rm -rf build dist *.egg-info pymixtral/*.so
 	find . -name __pycache__ -type d -exec rm -rf {} +
 
+$(BUILD)/check_cpu: LDFLAGS_CHECK = -Wl,--wrap=fopen
 $(BUILD)/check_alloc: LDFLAGS_CHECK = -Wl,--wrap=ce_alloc,--wrap=ce_alloc_zeroed,--wrap=ce_free
 
 $(BUILD)/cengine/kernels/generic%.o: CFLAGS_TIER = $(CFLAGS_GENERIC)
