@@ -10,7 +10,10 @@ SANITIZE_FLAGS = -fsanitize=address,undefined -fno-sanitize-recover=undefined -f
 # What reaches C; the rest of the suite is Python alone.
 ASAN_TESTS ?= tests/unit tests/golden tests/attacks
 
+# Of each fuzz target; libFuzzer takes 0 seconds, and -1 runs, for no limit.
 FUZZ_SECONDS ?= 60
+FUZZ_RUNS ?= -1
+FUZZ_JOBS ?= $(shell nproc)
 
 INCLUDES  = -Icengine/include -Icengine/kernels -Icengine/src -Icengine
 HEADERS   = $(wildcard cengine/*.h cengine/*/*.h tests/c/*.h)
@@ -52,11 +55,11 @@ asan: asan-c ## and the Python tests that reach C
 	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 PYTHONSAFEPATH=1 PYTHONPATH=build/asan/site PYTHONMALLOC=malloc \
 	    $(PYTHON) -m pytest -q -p no:cacheprovider $(ASAN_TESTS)
 
-fuzz: ## every fuzz target for FUZZ_SECONDS, one a core
-	@mkdir -p build
-	@ls tests/fuzz/corpus | xargs -P "$$(nproc)" -I TARGET sh -c '\
-	    $(PYTHON) tests/fuzz/libfuzzer.py TARGET -max_total_time=$(FUZZ_SECONDS) -artifact_prefix=build/ >build/fuzz-TARGET.log 2>&1 \
-	    || { cat build/fuzz-TARGET.log; exit 255; }; printf "%-16s" TARGET; grep "^Done" build/fuzz-TARGET.log'
+fuzz: ## every fuzz target for FUZZ_SECONDS or FUZZ_RUNS, FUZZ_JOBS of them at once
+	@ls tests/fuzz/corpus | xargs -P $(FUZZ_JOBS) -I TARGET sh -c '\
+	    mkdir -p build/fuzz/TARGET; \
+	    $(PYTHON) tests/fuzz/libfuzzer.py TARGET -max_total_time=$(FUZZ_SECONDS) -runs=$(FUZZ_RUNS) -artifact_prefix=build/fuzz/ build/fuzz/TARGET >build/fuzz/TARGET.log 2>&1 \
+	    || { cat build/fuzz/TARGET.log; exit 255; }; printf "%-16s" TARGET; grep "^Done" build/fuzz/TARGET.log'
 
 bench: ## the kernels' speed, then the engine's on the model that ships
 	$(MAKE) $(BUILD)/check_kernels
@@ -81,6 +84,7 @@ clean: ## everything that the build made
 	rm -rf build dist *.egg-info pymixtral/*.so
 	find . -name __pycache__ -type d -exec rm -rf {} +
 
+$(BUILD)/check_cpu: LDFLAGS_CHECK = -Wl,--wrap=fopen
 $(BUILD)/check_alloc: LDFLAGS_CHECK = -Wl,--wrap=ce_alloc,--wrap=ce_alloc_zeroed,--wrap=ce_free
 
 $(BUILD)/cengine/kernels/generic%.o: CFLAGS_TIER = $(CFLAGS_GENERIC)

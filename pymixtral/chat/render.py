@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -24,6 +25,8 @@ MEMORY_BYTES = 512 << 20
 MAX_CHARACTERS = 4 << 20
 MAX_BYTES = 12 * MAX_CHARACTERS + 1000  # of the answer, where JSON writes each as two \uXXXX
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
 ADVICE = "choose another (--chat-template), or complete the prompt as it is (--raw)"
 
 
@@ -37,7 +40,7 @@ def render(template: str, messages: tuple[tuple[str, str], ...], **settings: Any
 
     Raises:
         ChatError: jinja2 is not installed, the template cannot be parsed or run, refuses the
-            conversation, or exceeds a limit of time, memory or length.
+            conversation, writes no Unicode, or exceeds a limit of time, memory or length.
     """
     return _rendered(template, messages, tuple(settings.items()))
 
@@ -66,10 +69,12 @@ def _rendered(
         },
     }
     answer = _run(json.dumps(request).encode())
-    if not isinstance(text := answer.get("text"), str):
-        reason = str(answer.get("error"))
-        raise ChatError(f"the file's chat template {one_line(' '.join(reason.split()))}; {ADVICE}")
-    return text
+    text, reason = answer.get("text"), str(answer.get("error"))
+    if isinstance(text, str):
+        if not _SURROGATE.search(text):
+            return text
+        reason = "writes a lone surrogate, which is no character"
+    raise ChatError(f"the file's chat template {one_line(' '.join(reason.split()))}; {ADVICE}")
 
 
 def _run(request: bytes) -> dict[str, Any]:

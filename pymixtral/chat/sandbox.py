@@ -71,6 +71,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True,
         lstrip_blocks=True,
+        optimized=False,  # it runs once
         extensions=[LoopControlExtension, GenerationExtension],
     )
     environment.filters["tojson"] = _to_json

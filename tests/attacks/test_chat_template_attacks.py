@@ -162,7 +162,8 @@ def test_case_25_nesting(template: str) -> None:
     "template",
     ["{% if %}", "{{", "{% endfor %}", "{% unknown %}", "{% generation %}", "{{ 1 | no_such }}",
      "{{ undefined.attribute }}", "{{ 1 / 0 }}", "{{ raise_exception('a\\x1b[2J\\nb' * 1000) }}",
-     "{{ raise_exception(messages) }}", "\ud800{{ 'a'.encode() }}{{ '\ud800' | urlencode }}"],
+     "{{ raise_exception(messages) }}", "\ud800{{ 'a'.encode() }}{{ '\ud800' | urlencode }}",
+     "\ud800", "{{ '\\ud800' }}"],
 )  # fmt: skip
 def test_case_26_templates_that_do_not_parse_or_run(template: str) -> None:
     refused(template)

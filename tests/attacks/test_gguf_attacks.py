@@ -508,7 +508,8 @@ def test_truncation_at_every_byte_of_the_header(tmp_path: Path) -> None:
         header_end = gguf.data_offset
     os.truncate(path, max(ends))  # without the padding at the end, the file is whole
     open_gguf(path).close()
-    lengths = {end - delta for end in ends for delta in (0, 1)} - {max(ends)}
+    lengths = {end + delta for end in ends - {max(ends)} for delta in (-1, 0, 1)}
+    lengths.add(max(ends) - 1)
     for length in sorted(lengths | set(range(header_end)), reverse=True):
         os.truncate(path, length)
         assert refusal(path, open_and_close)

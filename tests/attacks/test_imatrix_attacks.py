@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 
@@ -61,6 +62,21 @@ def test_any_bytes(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "hostile"
     path.write_bytes(content)
     check(path)
+
+
+@pytest.mark.parametrize("layout", ["gguf", "dat"])
+def test_truncation_at_every_byte(tmp_path: Path, layout: str) -> None:
+    """The data of its tensors, a few bytes each, included."""
+    content = gguf_bytes(tmp_path) if layout == "gguf" else dat_bytes()
+    content = content.rstrip(b"\0")  # padding may be cut
+    path = tmp_path / "cut"
+    path.write_bytes(content)
+    assert read_imatrix(path, n_experts=2).columns
+    for length in reversed(range(len(content))):
+        os.truncate(path, length)
+        with pytest.raises(FormatError) as caught:
+            read_imatrix(path, n_experts=2)
+        assert str(caught.value).startswith(str(path))
 
 
 @pytest.mark.parametrize("values", [(3e38,) * 8, (1e-45,) * 8, (0.0,) * 7 + (3e38,)])

@@ -250,7 +250,7 @@ def test_damaged_bytes_cause_no_other_error(tmp_path: Path, damage: Damage) -> N
 
 
 def test_truncation_at_every_byte(tmp_path: Path) -> None:
-    content = safetensors_bytes({"a": np.zeros((2, 3), np.float32)})
+    content = safetensors_bytes({"a": np.zeros((2, 3), np.float32), "b": np.ones(5, np.float16)})
     path = tmp_path / "cut.safetensors"
     for n in range(len(content)):
         path.write_bytes(content[:n])

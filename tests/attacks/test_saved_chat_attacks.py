@@ -126,6 +126,14 @@ def test_case_17_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert "is no regular file" in line_of_refusal(tmp_path / "fifo")
 
 
+def test_truncation_at_every_byte(tmp_path: Path) -> None:
+    path = tmp_path / "chat.json"
+    GOOD.write(path)
+    for length in reversed(range(path.stat().st_size - 1)):  # without its newline, it is whole
+        os.truncate(path, length)
+        assert refusal(path)
+
+
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(damage=damages(200), length=st.integers(0, 250))
 def test_damaged_bytes_cause_no_other_error(tmp_path: Path, damage: Damage, length: int) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 import atheris
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-with atheris.instrument_imports(include=["pymixtral"]):
+with atheris.instrument_imports(include=["pymixtral", "jinja2"]):
     from fuzz.targets import TARGETS, run
 
 HERE = Path(__file__).parent

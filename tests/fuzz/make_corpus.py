@@ -17,13 +17,15 @@ from typing import Any
 import numpy as np
 import torch_files as tf
 from byte_level_files import byte_characters
-from fuzz.targets import SHARD_EDGE
+from fuzz.targets import SAVED_MODEL, SHARD_EDGE
 from gguf_files import tiny_metadata, write_model
 
+from pymixtral.chat import SavedChat
 from pymixtral.formats.gguf import ValueType
 from pymixtral.formats.gguf_split import split_gguf
 from pymixtral.formats.pre_tokenizers import PRE_TOKENIZERS
 
+TEMPLATES = Path(__file__).parents[1] / "data" / "templates"
 CORPUS = Path(__file__).parent / "corpus"
 
 
@@ -169,9 +171,45 @@ def imatrix() -> Iterator[tuple[str, bytes]]:
     yield "gguf", _written(metadata, counted)
 
 
+def saved_chat() -> Iterator[tuple[str, bytes]]:
+    turns = (("a b", (4, 5)), ("", ()))
+    for name, system, some in (("turns", "b", turns), ("empty", None, ())):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "chat"
+            SavedChat(SAVED_MODEL, "v1", system, some, 2**64 - 1).write(path)
+            yield name, path.read_bytes()
+
+
+def chat_template() -> Iterator[tuple[str, bytes]]:
+    """Templates of models, each for a vocabulary with other control tokens."""
+    for path in sorted(TEMPLATES.glob("*.jinja")):
+        yield path.stem, b"\4" + path.read_bytes()
+    turns = b"{% for m in messages %}[INST] {{ m.content }} [/INST]{% endfor %}"
+    yield "v1", b"\0" + turns
+    yield "v3", b"\1" + turns
+    yield "v7", b"\2[SYSTEM_PROMPT]" + turns
+    yield "chatml", b"\3<|im_start|>" + turns
+    yield "end", b"\x84{% for m in messages %}{{ m.content }}<|end|>{% endfor %}"
+    yield (
+        "functions",
+        (
+            b"\4{% set n = namespace(i=0) %}{% macro say(m) %}{{ m['role'] | upper }}{% endmacro %}"
+            b"{% for m in messages if m.role %}{% set n.i = n.i + 1 %}{{ say(m) }}{% endfor %}"
+        ),
+    )
+    yield (
+        "ours",
+        (
+            b"\4{% for m in messages %}{% generation %}{{ m | tojson }}{% endgeneration %}"
+            b"{% if loop.last %}{% break %}{% endif %}{% endfor %}"
+            b"{{ strftime_now('%Y') }}{{ raise_exception('no') }}"
+        ),
+    )
+
+
 def main() -> None:
     for target in (gguf, shards, tokenizer, byte_level, safetensors, torch_pickle, sentencepiece,
-                   tokenizer_json, imatrix):  # fmt: skip
+                   tokenizer_json, imatrix, saved_chat, chat_template):  # fmt: skip
         folder = CORPUS / target.__name__
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in target():

@@ -1,7 +1,8 @@
 """What is fuzzed: for each format, everything that one file's bytes can reach.
 
-A target takes bytes and returns, whatever they are; `FormatError` is caught, as the one error that
-a file may cause, and checked to be one printable line. Anything else that escapes is a finding.
+A target takes bytes and returns, whatever they are. `FormatError` is caught, as the one error that
+a file may cause (and `ChatError`, where it is about a chat), and checked to be one printable line.
+Anything else that escapes is a finding.
 """
 
 from __future__ import annotations
@@ -12,13 +13,16 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
+from fuzz.template_target import chat_template
 
-from pymixtral.errors import ParameterError
+from pymixtral.chat import Conversation, read_saved_chat
+from pymixtral.errors import ChatError, ParameterError
 from pymixtral.formats import FormatError, read_hparams, read_vocabulary
 from pymixtral.formats.gguf import GGUFFile, ValueType, open_gguf
 from pymixtral.formats.gguf_shards import open_model_file, shard_path
@@ -33,6 +37,7 @@ from pymixtral.tokenizer import Detokenizer, Tokenizer
 Target = Callable[[bytes], None]
 
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # a folder in memory, if any
+SAVED_MODEL = "model-1"
 SHARD_EDGE = b"\0-edge-\0"
 
 
@@ -135,11 +140,29 @@ def imatrix(content: bytes) -> None:
         read_imatrix(path, n_experts=8)
 
 
+def saved_chat(content: bytes) -> None:
+    """A saved chat goes on where it ended, and says the same when it is saved once more."""
+    tokenizer = small_tokenizer()
+    with _file(content) as path:
+        saved = read_saved_chat(path, SAVED_MODEL, tokenizer.n_vocab)
+    conversation = Conversation(tokenizer, saved.system)
+    for question, answer_ids in saved.turns:
+        conversation.add_user(question)
+        conversation.add_answer_ids(answer_ids)
+    if not all(0 <= i < tokenizer.n_vocab for i in conversation.ids):
+        raise RuntimeError("an id outside the vocabulary")
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        path = Path(folder) / "chat"
+        saved.write(path)
+        if read_saved_chat(path, SAVED_MODEL, tokenizer.n_vocab) != saved:
+            raise RuntimeError("a chat that is saved once more is another")
+
+
 TARGETS: dict[str, Target] = {
     target.__name__: target
     for target in (
         gguf, shards, tokenizer, byte_level, safetensors, torch_pickle, sentencepiece,
-        tokenizer_json, imatrix,
+        tokenizer_json, imatrix, saved_chat, chat_template,
     )
 }  # fmt: skip
 
@@ -154,7 +177,7 @@ def run(target: Target, content: bytes) -> None:
 def _refusable(read: Callable[[], object]) -> None:
     try:
         read()
-    except FormatError as error:
+    except (FormatError, ChatError) as error:
         line = str(error)
         if not line.isprintable():
             raise RuntimeError(f"an error that is no printable line: {line!r}") from error
@@ -179,6 +202,16 @@ def _tokenizer(**keys: str | list[str] | npt.NDArray[Any]) -> Tokenizer:
         for key, value in metadata.items()
     }
     return Tokenizer(read_vocabulary(cast(GGUFFile, Metadata(metadata, types))))
+
+
+@cache
+def small_tokenizer() -> Tokenizer:
+    return _tokenizer(
+        model="llama",
+        tokens=["<unk>", "<s>", "</s>", "\u2581", "a", "b"],
+        scores=np.zeros(6, np.float32),
+        token_type=np.array([2, 3, 3, 1, 1, 1], np.int32),
+    )
 
 
 def _as_read(text: bytes) -> str:
