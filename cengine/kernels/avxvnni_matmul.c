@@ -1,4 +1,5 @@
 /* The AVX-VNNI tier: matmuls of the block types; the rest is the AVX2 tier's. */
+#include "avx2_points.h"
 #include "avxvnni_products.h"
 
 #define TIER "avxvnni"
