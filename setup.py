@@ -43,13 +43,17 @@ def kernels(prefix: str) -> list[Path]:
     return list((CENGINE / "kernels").glob(f"{prefix}*.c"))
 
 
-TIERS = {machine: ["amx", "avx512vnni", "avxvnni", "avx2"] for machine in ("x86_64", "AMD64")}
+TIERS = {
+    "x86_64": ["amx", "avx512vnni", "avxvnni", "avx2"],
+    "aarch64": ["neon"],
+}
+MACHINE = {"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
 LIBRARIES = [
     # Linked in this order: a library before those that it calls.
     library("ce_core", "CFLAGS_GENERIC", list((CENGINE / "src").glob("*.c"))),
     *(
         library(f"ce_{tier}", f"CFLAGS_{tier.upper()}", kernels(tier))
-        for tier in TIERS.get(platform.machine(), [])
+        for tier in TIERS.get(MACHINE, [])
     ),
     library("ce_generic", "CFLAGS_GENERIC", kernels("generic")),
 ]

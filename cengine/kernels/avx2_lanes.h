@@ -1,4 +1,4 @@
-/* A vector of floats under the names that lanes_attention.h uses: eight, in AVX2. */
+/* A vector of floats under the names that lanes_*.h use: eight, in AVX2. */
 #ifndef CE_AVX2_LANES_H
 #define CE_AVX2_LANES_H
 
@@ -21,10 +21,12 @@ INLINE void store_first(float *p, lanes x, int n) { _mm256_maskstore_ps(p, first
 INLINE lanes add(lanes a, lanes b) { return _mm256_add_ps(a, b); }
 INLINE lanes subtract(lanes a, lanes b) { return _mm256_sub_ps(a, b); }
 INLINE lanes multiply(lanes a, lanes b) { return _mm256_mul_ps(a, b); }
+INLINE lanes divide(lanes a, lanes b) { return _mm256_div_ps(a, b); }
 /* a * b + c */
 INLINE lanes fma_lanes(lanes a, lanes b, lanes c) { return _mm256_fmadd_ps(a, b, c); }
 /* b where one is no number. */
 INLINE lanes larger(lanes a, lanes b) { return _mm256_max_ps(a, b); }
+INLINE lanes smaller(lanes a, lanes b) { return _mm256_min_ps(a, b); }
 
 /* p[i] = the sum of v[i]'s lanes. */
 INLINE void store_4_sums(float *p, const lanes v[4]) { _mm_storeu_ps(p, sum_lanes_of_4(v)); }

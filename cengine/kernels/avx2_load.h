@@ -5,15 +5,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "avx2_math.h"
-#include "inline.h"
-
-enum { LANES = 8 };
-
-/* Elements i ... i + 7 of a row. */
-typedef __m256 load_fn(const void *row, int i);
-/* Elements i ... i + n - 1 (n < 8), and zeros. */
-typedef __m256 load_tail_fn(const void *row, int i, int n);
+#include "avx2_lanes.h"
 
 INLINE __m128i load_8_halves(const void *row, int i) {
     return _mm_loadu_si128((const __m128i *)((const char *)row + 2 * (size_t)i));
@@ -25,25 +17,25 @@ INLINE __m128i load_n_halves(const void *row, int i, int n) {
     return _mm_loadu_si128((const __m128i *)v);
 }
 
-INLINE __m256 widen_bf16(__m128i v) {
+INLINE lanes widen_bf16(__m128i v) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(v), 16));
 }
 
-INLINE __m256 load_f32(const void *row, int i) { return _mm256_loadu_ps((const float *)row + i); }
+INLINE lanes load_f32(const void *row, int i) { return load((const float *)row + i); }
 
-INLINE __m256 load_tail_f32(const void *row, int i, int n) {
-    return _mm256_maskload_ps((const float *)row + i, first_lanes(n));
+INLINE lanes load_tail_f32(const void *row, int i, int n) {
+    return load_first((const float *)row + i, n);
 }
 
-INLINE __m256 load_f16(const void *row, int i) { return _mm256_cvtph_ps(load_8_halves(row, i)); }
+INLINE lanes load_f16(const void *row, int i) { return _mm256_cvtph_ps(load_8_halves(row, i)); }
 
-INLINE __m256 load_tail_f16(const void *row, int i, int n) {
+INLINE lanes load_tail_f16(const void *row, int i, int n) {
     return _mm256_cvtph_ps(load_n_halves(row, i, n));
 }
 
-INLINE __m256 load_bf16(const void *row, int i) { return widen_bf16(load_8_halves(row, i)); }
+INLINE lanes load_bf16(const void *row, int i) { return widen_bf16(load_8_halves(row, i)); }
 
-INLINE __m256 load_tail_bf16(const void *row, int i, int n) {
+INLINE lanes load_tail_bf16(const void *row, int i, int n) {
     return widen_bf16(load_n_halves(row, i, n));
 }
 

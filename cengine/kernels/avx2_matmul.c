@@ -1,5 +1,6 @@
 /* AVX2 matmuls of the block types. */
 #include "avx2.h"
+#include "avx2_points.h"
 #include "avx2_products.h"
 
 #define TIER "avx2"

@@ -1,100 +1,10 @@
-/* AVX2 matmuls of the float types, the same code in both phases.
- *
- * The order of accumulation: lane j (of 8) takes columns j, j + 8, j + 16 ... with
- *     acc[j] = fma(w, x, acc[j])
- * where columns beyond the last count as 0 * 0; then y = ((0+1) + (2+3)) + ((4+5) + (6+7)). */
+/* AVX2 matmuls of the float types. */
 #include "avx2.h"
 #include "avx2_load.h"
-#include "overlay.h"
 
-enum {
-    ROWS = 4,
-    TILE = 3 /* tokens: twelve sums and their operands fit sixteen registers */
-};
+enum { TILE = 3 /* tokens: twelve sums and their operands fit sixteen registers */ };
 
-static inline int min_int(int a, int b) { return a < b ? a : b; }
+#define TIER "avx2"
+#include "lanes_matmul_floats.h"
 
-/* Four rows times n_tokens (at most TILE) tokens. */
-INLINE void dot_tile(__m256 acc[ROWS][TILE], const void *const row[ROWS], const float *x,
-                     int n_tokens, int n_cols, load_fn *load, load_tail_fn *load_tail) {
-    for (int r = 0; r < ROWS; r++) {
-        for (int t = 0; t < n_tokens; t++) {
-            acc[r][t] = _mm256_setzero_ps();
-        }
-    }
-    const int n_whole = n_cols / LANES * LANES, n_tail = n_cols - n_whole;
-    for (int i = 0; i < n_whole; i += LANES) {
-        __m256 w[ROWS];
-        for (int r = 0; r < ROWS; r++) {
-            w[r] = load(row[r], i);
-        }
-        for (int t = 0; t < n_tokens; t++) {
-            const __m256 xt = _mm256_loadu_ps(x + (size_t)t * n_cols + i);
-            for (int r = 0; r < ROWS; r++) {
-                acc[r][t] = _mm256_fmadd_ps(w[r], xt, acc[r][t]);
-            }
-        }
-    }
-    for (int t = 0; t < n_tokens && n_tail > 0; t++) {
-        const __m256 xt = _mm256_maskload_ps(x + (size_t)t * n_cols + n_whole, first_lanes(n_tail));
-        for (int r = 0; r < ROWS; r++) {
-            acc[r][t] = _mm256_fmadd_ps(load_tail(row[r], n_whole, n_tail), xt, acc[r][t]);
-        }
-    }
-}
-
-INLINE void multiply_tile(float *y, size_t y_stride, const void *const row[ROWS], int n_rows,
-                          const float *x, int n_tokens, int n_cols, load_fn *load,
-                          load_tail_fn *load_tail) {
-    __m256 acc[ROWS][TILE];
-    dot_tile(acc, row, x, n_tokens, n_cols, load, load_tail);
-    for (int t = 0; t < n_tokens; t++) {
-        for (int r = 0; r < ROWS; r++) {
-            const float sum = sum_lanes(acc[r][t]);
-            if (r < n_rows) {
-                y[t * y_stride + r] = sum;
-            }
-        }
-    }
-}
-
-/* Rows beyond the last repeat it, and are not stored. */
-INLINE void matmul_floats(float *y, size_t y_stride, const void *w, size_t w_row_bytes, int n_rows,
-                          const float *x, int n_tokens, int n_cols, load_fn *load,
-                          load_tail_fn *load_tail) {
-    for (int r = 0; r < n_rows; r += ROWS) {
-        const void *row[ROWS];
-        for (int i = 0; i < ROWS; i++) {
-            row[i] = (const char *)w + min_int(r + i, n_rows - 1) * w_row_bytes;
-        }
-        const int n = min_int(ROWS, n_rows - r);
-        int t = 0;
-        for (; t + TILE <= n_tokens; t += TILE) {
-            multiply_tile(y + t * y_stride + r, y_stride, row, n, x + (size_t)t * n_cols, TILE,
-                          n_cols, load, load_tail);
-        }
-        for (; t < n_tokens; t++) {
-            multiply_tile(y + t * y_stride + r, y_stride, row, n, x + (size_t)t * n_cols, 1, n_cols,
-                          load, load_tail);
-        }
-    }
-}
-
-#define DEFINE_MATMUL(type)                                                                        \
-    static void matmul_##type(float *y, size_t y_stride, const void *w, size_t w_row_bytes,        \
-                              int n_rows, const ce_acts *x, int n_tokens, int n_cols,              \
-                              void *work) {                                                        \
-        (void)work;                                                                                \
-        matmul_floats(y, y_stride, w, w_row_bytes, n_rows, x->f32, n_tokens, n_cols, load_##type,  \
-                      load_tail_##type);                                                           \
-    }
-
-DEFINE_MATMUL(f32)
-DEFINE_MATMUL(f16)
-DEFINE_MATMUL(bf16)
-
-void ce_avx2_matmul_floats(ce_kernels *k) {
-    OVERLAY_MATMUL(k, "avx2", CE_TYPE_F32, f32, NULL);
-    OVERLAY_MATMUL(k, "avx2", CE_TYPE_F16, f16, NULL);
-    OVERLAY_MATMUL(k, "avx2", CE_TYPE_BF16, bf16, NULL);
-}
+void ce_avx2_matmul_floats(ce_kernels *k) { overlay_float_types(k); }

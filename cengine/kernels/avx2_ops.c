@@ -3,8 +3,9 @@
 #include "avx2_load.h"
 #include "blocks.h"
 
+#include "lanes_ops.h"
+
 #include <float.h>
-#include <math.h>
 
 /* ---- Activations to int8: the formula of quantize_block in generic_ops.c ---- */
 
@@ -103,51 +104,6 @@ static void row_q8_0_to_f32(float *dst, const void *src, int64_t n) {
                 _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(block->qs + j)));
             _mm256_storeu_ps(dst + i + j, _mm256_mul_ps(_mm256_cvtepi32_ps(q), d));
         }
-    }
-}
-
-/* The sum in the order of the float matmuls: lane j takes elements j, j + 8 ... */
-static float sum_of_squares(const float *x, int n) {
-    __m256 sum = _mm256_setzero_ps();
-    int i = 0;
-    for (; i + LANES <= n; i += LANES) {
-        const __m256 v = _mm256_loadu_ps(x + i);
-        sum = _mm256_fmadd_ps(v, v, sum);
-    }
-    if (i < n) {
-        const __m256 v = load_tail_f32(x, i, n - i);
-        sum = _mm256_fmadd_ps(v, v, sum);
-    }
-    return sum_lanes(sum);
-}
-
-static void rmsnorm(float *y, const float *x, const float *w, int n, float eps) {
-    const float scale = 1.0f / sqrtf(sum_of_squares(x, n) / (float)n + eps);
-    int i = 0;
-    for (; i + LANES <= n; i += LANES) {
-        const __m256 v = _mm256_mul_ps(_mm256_loadu_ps(x + i), _mm256_set1_ps(scale));
-        _mm256_storeu_ps(y + i, _mm256_mul_ps(v, _mm256_loadu_ps(w + i)));
-    }
-    for (; i < n; i++) {
-        y[i] = (x[i] * scale) * w[i];
-    }
-}
-
-static inline __m256 silu_mul_lanes(__m256 gate, __m256 up) {
-    const __m256 e = exp_lanes(_mm256_sub_ps(_mm256_setzero_ps(), gate));
-    const __m256 silu = _mm256_div_ps(gate, _mm256_add_ps(_mm256_set1_ps(1.0f), e));
-    return _mm256_mul_ps(silu, up);
-}
-
-static void silu_mul(float *gate, const float *up, int n) {
-    int i = 0;
-    for (; i + LANES <= n; i += LANES) {
-        const __m256 g = _mm256_loadu_ps(gate + i), u = _mm256_loadu_ps(up + i);
-        _mm256_storeu_ps(gate + i, silu_mul_lanes(g, u));
-    }
-    if (i < n) {
-        const __m256 g = load_tail_f32(gate, i, n - i), u = load_tail_f32(up, i, n - i);
-        _mm256_maskstore_ps(gate + i, first_lanes(n - i), silu_mul_lanes(g, u));
     }
 }
 

@@ -1,25 +1,14 @@
-/* The points of the grid types in AVX2 registers, 32 columns at a time of one row, and their signs,
- * a bit per column. Both x86 tiers use them. */
+/* The points of the grid types in AVX2 registers, 32 columns at a time of one row. All x86 tiers
+ * use them. */
 #ifndef CE_AVX2_POINTS_H
 #define CE_AVX2_POINTS_H
 
 #include <immintrin.h>
-#include <string.h>
 
-#include "blocks.h"
-#include "grids.h"
+#include "rows_points.h"
 
-static inline uint32_t load_u32(const void *p) {
-    uint32_t v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-
-static inline uint64_t load_u64(const void *p) {
-    uint64_t v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
+/* 32 columns of a row. */
+typedef __m256i row_points;
 
 /* Rows of a grid of points of 4, and of points of 8. */
 static inline __m256i eight_points_of_4(const uint32_t *grid, __m256i index) {
@@ -46,20 +35,12 @@ static inline __m256i points_iq3_xxs(const uint8_t *block, int sub) {
     return eight_points_of_4(ce_iq3_xxs_grid, eight_bytes(qs));
 }
 
-static inline uint32_t signs_iq3_xxs(const uint8_t *block, int sub) {
-    return unpack_signs(((const ce_block_iq3_xxs *)block)->signs[sub]);
-}
-
 static inline __m256i points_iq3_s(const uint8_t *block, int sub) {
     const ce_block_iq3_s *b = (const ce_block_iq3_s *)block;
     const __m256i to_bit_8 = _mm256_setr_epi32(8, 7, 6, 5, 4, 3, 2, 1);
     const __m256i high = _mm256_and_si256(
         _mm256_sllv_epi32(_mm256_set1_epi32(b->qh[sub]), to_bit_8), _mm256_set1_epi32(0x100));
     return eight_points_of_4(ce_iq3_s_grid, _mm256_or_si256(eight_bytes(b->qs + 8 * sub), high));
-}
-
-static inline uint32_t signs_iq3_s(const uint8_t *block, int sub) {
-    return load_u32(((const ce_block_iq3_s *)block)->signs + 4 * sub);
 }
 
 /* ---- iq2_xxs, iq2_xs, iq2_s ---- */
@@ -69,25 +50,10 @@ static inline __m256i points_iq2_xxs(const uint8_t *block, int sub) {
     return four_points_of_8(ce_iq2_xxs_grid, four_indices(qs, _mm_setzero_si128()));
 }
 
-static inline uint32_t signs_iq2_xxs(const uint8_t *block, int sub) {
-    return unpack_signs(((const ce_block_iq2_xxs *)block)->sub[sub].signs);
-}
-
-/* Four words: indices of 9 bits, and above them signs of 7. */
-static inline uint64_t words_iq2_xs(const uint8_t *block, int sub) {
-    return load_u64(block + offsetof(ce_block_iq2_xs, qs) + 8 * (size_t)sub);
-}
-
 static inline __m256i points_iq2_xs(const uint8_t *block, int sub) {
     const __m128i words = _mm_cvtsi64_si128((int64_t)words_iq2_xs(block, sub));
     return four_points_of_8(ce_iq2_xs_grid,
                             _mm_and_si128(_mm_cvtepu16_epi32(words), _mm_set1_epi32(511)));
-}
-
-static inline uint32_t signs_iq2_xs(const uint8_t *block, int sub) {
-    const uint64_t q = words_iq2_xs(block, sub);
-    return even_signs((uint32_t)((q >> 9 & 0x7f) | (q >> 17 & 0x7f00) | (q >> 25 & 0x7f0000) |
-                                 (q >> 33 & 0x7f000000)));
 }
 
 static inline __m256i points_iq2_s(const uint8_t *block, int sub) {
@@ -97,13 +63,7 @@ static inline __m256i points_iq2_s(const uint8_t *block, int sub) {
     return four_points_of_8(ce_iq2_s_grid, four_indices(b->qs + 4 * sub, high));
 }
 
-static inline uint32_t signs_iq2_s(const uint8_t *block, int sub) {
-    return load_u32(((const ce_block_iq2_s *)block)->signs + 4 * sub);
-}
-
 /* ---- iq1_s, iq1_m: in eighths, with the one more or less, and IQ1_OFFSET ---- */
-
-enum { IQ1_OFFSET = 9 };
 
 /* Three high bits of each index, `step` bits apart. */
 static inline __m256i points_iq1(const uint8_t *qs, unsigned high, int step) {
@@ -118,12 +78,6 @@ static inline __m256i shifted_points_iq1_s(const uint8_t *block, int sub) {
     const int down = b->qh[sub] >> 15;
     return _mm256_add_epi8(points_iq1(b->qs + 4 * sub, b->qh[sub], 3),
                            _mm256_set1_epi8((char)(IQ1_OFFSET + 1 - 2 * down)));
-}
-
-/* Four nibbles of the points' high bits and shifts. */
-static inline unsigned nibbles_iq1_m(const uint8_t *block, int sub) {
-    const uint8_t *qh = ((const ce_block_iq1_m *)block)->qh + 2 * sub;
-    return qh[0] | (unsigned)qh[1] << 8;
 }
 
 static inline __m256i shifted_points_iq1_m(const uint8_t *block, int sub) {

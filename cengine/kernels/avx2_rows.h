@@ -11,21 +11,36 @@
 #include "inline.h"
 
 /* In `floats` and `ints` lanes are rows; a vector of bytes holds 32 of each of its rows. */
-enum { ROWS = 8, ROWS_PER_VECTOR = 1, VECTORS = ROWS / ROWS_PER_VECTOR };
+enum { ROWS = 8, ROWS_PER_VECTOR = 1, VECTORS = 8 };
 
 typedef float floats __attribute__((vector_size(4 * ROWS)));
 typedef int32_t ints __attribute__((vector_size(4 * ROWS)));
 typedef uint8_t bytes __attribute__((vector_size(4 * ROWS)));
 typedef uint16_t half_floats __attribute__((vector_size(2 * ROWS)));
 
-/* The j-th row of the k-th vector. */
-INLINE int row_of(int k, int j) { return k + j; }
+/* What a vector of bytes holds: 32 columns of a row. */
+typedef struct {
+    const uint8_t *row[ROWS_PER_VECTOR];
+} slice;
+
+/* The k-th vector of the blocks at row[i] + at. */
+INLINE slice slice_of(const uint8_t *const row[ROWS], int k, size_t at) {
+    return (slice){{row[k] + at}};
+}
 
 /* ---- Bytes ---- */
 
-INLINE bytes join_rows(const __m256i v[ROWS_PER_VECTOR]) { return (bytes)v[0]; }
+/* 32 columns of each row of the slice. */
+INLINE bytes join_rows(slice s, const __m256i v[ROWS_PER_VECTOR]) {
+    (void)s;
+    return (bytes)v[0];
+}
 
-INLINE bytes broadcast_32(const void *p) { return (bytes)_mm256_loadu_si256(p); }
+/* Of 32 columns those that the k-th vector is multiplied with, for each of its rows. */
+INLINE bytes broadcast_columns(const int8_t *q, int k) {
+    (void)k;
+    return (bytes)_mm256_loadu_si256((const __m256i *)q);
+}
 
 INLINE bytes broadcast_4(const void *p) {
     int32_t v;
@@ -33,13 +48,14 @@ INLINE bytes broadcast_4(const void *p) {
     return (bytes)_mm256_set1_epi32(v);
 }
 
-INLINE bytes load_32(const uint8_t *const p[ROWS_PER_VECTOR], size_t at) {
-    return (bytes)_mm256_loadu_si256((const __m256i *)(p[0] + at));
+/* A byte per column. */
+INLINE bytes load_columns(slice s, size_t at) {
+    return (bytes)_mm256_loadu_si256((const __m256i *)(s.row[0] + at));
 }
 
 /* The low nibbles of 16 bytes, then the high ones. */
-INLINE bytes low_then_high(const uint8_t *const p[ROWS_PER_VECTOR], size_t at) {
-    const __m128i v = _mm_loadu_si128((const __m128i *)(p[0] + at));
+INLINE bytes low_then_high(slice s, size_t at) {
+    const __m128i v = _mm_loadu_si128((const __m128i *)(s.row[0] + at));
     const __m256i both = _mm256_set_m128i(_mm_srli_epi16(v, 4), v);
     return (bytes)_mm256_and_si256(both, _mm256_set1_epi8(15));
 }
@@ -53,11 +69,14 @@ INLINE __m256i bytes_of_bits(uint32_t bits) {
     return _mm256_cmpeq_epi8(_mm256_and_si256(spread, bit), bit);
 }
 
-INLINE bytes add_where(bytes v, const uint32_t bits[ROWS_PER_VECTOR], uint8_t addend) {
+/* A bit per column of each row says where. */
+INLINE bytes add_where(bytes v, slice s, const uint32_t bits[ROWS_PER_VECTOR], uint8_t addend) {
+    (void)s;
     return v + ((bytes)bytes_of_bits(bits[0]) & addend);
 }
 
-INLINE bytes negate_where(bytes v, const uint32_t bits[ROWS_PER_VECTOR]) {
+INLINE bytes negate_where(bytes v, slice s, const uint32_t bits[ROWS_PER_VECTOR]) {
+    (void)s;
     const bytes negative = (bytes)bytes_of_bits(bits[0]);
     return (v ^ negative) - negative;
 }

@@ -1,4 +1,5 @@
 /* AVX-512 VNNI matmuls of the block types. */
+#include "avx2_points.h"
 #include "avx512vnni.h"
 #include "avx512vnni_rows.h"
 

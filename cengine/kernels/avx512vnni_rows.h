@@ -10,11 +10,12 @@
 #include "inline.h"
 
 /* In `floats` and `ints` lanes are rows; a vector of bytes holds 32 of each of its rows. */
-enum { ROWS = 16, ROWS_PER_VECTOR = 2, VECTORS = ROWS / ROWS_PER_VECTOR };
+enum { ROWS = 16, ROWS_PER_VECTOR = 2, VECTORS = 8 };
 
 /* What one sweep keeps in registers: PANELS times ROWS rows, TILE tokens. Two panels share the
- * loads of the activations, which would otherwise take as long as the products. */
-enum { PANELS = 2, TILE = 4 };
+ * loads of the activations, which would otherwise take as long as the products. The panels of
+ * BLOCK_TILES sweeps lie in L1 together. */
+enum { PANELS = 2, TILE = 4, BLOCK_TILES = 2 };
 
 /* What makes signed quants fit for dot_4: vpdpbusd multiplies unsigned weights. */
 enum { SIGNED_OFFSET = 128 };
@@ -24,18 +25,32 @@ typedef int32_t ints __attribute__((vector_size(4 * ROWS)));
 typedef uint8_t bytes __attribute__((vector_size(4 * ROWS)));
 typedef uint16_t half_floats __attribute__((vector_size(2 * ROWS)));
 
+/* What a vector of bytes holds: 32 columns of one row, then those of another. */
+typedef struct {
+    const uint8_t *row[ROWS_PER_VECTOR];
+} slice;
+
 /* The j-th row of the k-th vector: (0, 4) (1, 5) (2, 6) (3, 7) (8, 12) (9, 13) (10, 14) (11, 15),
  * so that rows come out of the shuffles below in order. */
 INLINE int row_of(int k, int j) { return (k < 4 ? k : k + 4) + 4 * j; }
 
+/* The k-th vector of the blocks at row[i] + at. */
+INLINE slice slice_of(const uint8_t *const row[ROWS], int k, size_t at) {
+    return (slice){{row[row_of(k, 0)] + at, row[row_of(k, 1)] + at}};
+}
+
 /* ---- Bytes ---- */
 
-INLINE bytes join_rows(const __m256i v[ROWS_PER_VECTOR]) {
+/* 32 columns of each row of the slice. */
+INLINE bytes join_rows(slice s, const __m256i v[ROWS_PER_VECTOR]) {
+    (void)s;
     return (bytes)_mm512_inserti64x4(_mm512_castsi256_si512(v[0]), v[1], 1);
 }
 
-INLINE bytes broadcast_32(const void *p) {
-    return (bytes)_mm512_broadcast_i64x4(_mm256_loadu_si256(p));
+/* Of 32 columns those that the k-th vector is multiplied with, for each of its rows. */
+INLINE bytes broadcast_columns(const int8_t *q, int k) {
+    (void)k;
+    return (bytes)_mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)q));
 }
 
 INLINE bytes broadcast_4(const void *p) {
@@ -44,17 +59,18 @@ INLINE bytes broadcast_4(const void *p) {
     return (bytes)_mm512_set1_epi32(v);
 }
 
-INLINE bytes load_32(const uint8_t *const p[ROWS_PER_VECTOR], size_t at) {
-    const __m256i v[ROWS_PER_VECTOR] = {_mm256_loadu_si256((const __m256i *)(p[0] + at)),
-                                        _mm256_loadu_si256((const __m256i *)(p[1] + at))};
-    return join_rows(v);
+/* A byte per column. */
+INLINE bytes load_columns(slice s, size_t at) {
+    const __m256i v[ROWS_PER_VECTOR] = {_mm256_loadu_si256((const __m256i *)(s.row[0] + at)),
+                                        _mm256_loadu_si256((const __m256i *)(s.row[1] + at))};
+    return join_rows(s, v);
 }
 
 INLINE __m128i load_128(const uint8_t *p) { return _mm_loadu_si128((const __m128i *)p); }
 
 /* The low nibbles of 16 bytes, then the high ones; of one row, then of the other. */
-INLINE bytes low_then_high(const uint8_t *const p[ROWS_PER_VECTOR], size_t at) {
-    const __m256i pair = _mm256_set_m128i(load_128(p[1] + at), load_128(p[0] + at));
+INLINE bytes low_then_high(slice s, size_t at) {
+    const __m256i pair = _mm256_set_m128i(load_128(s.row[1] + at), load_128(s.row[0] + at));
     const __m512i twice = _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 1, 0, 1, 2, 3, 2, 3),
                                                    _mm512_castsi256_si512(pair));
     const __m512i shift = _mm512_setr_epi64(0, 0, 4, 4, 0, 0, 4, 4);
@@ -66,12 +82,15 @@ INLINE __mmask64 mask_of_bits(const uint32_t bits[ROWS_PER_VECTOR]) {
     return (__mmask64)bits[0] | (__mmask64)bits[1] << 32;
 }
 
-INLINE bytes add_where(bytes v, const uint32_t bits[ROWS_PER_VECTOR], uint8_t addend) {
+/* A bit per column of each row says where. */
+INLINE bytes add_where(bytes v, slice s, const uint32_t bits[ROWS_PER_VECTOR], uint8_t addend) {
+    (void)s;
     return (bytes)_mm512_mask_add_epi8((__m512i)v, mask_of_bits(bits), (__m512i)v,
                                        _mm512_set1_epi8((char)addend));
 }
 
-INLINE bytes negate_where(bytes v, const uint32_t bits[ROWS_PER_VECTOR]) {
+INLINE bytes negate_where(bytes v, slice s, const uint32_t bits[ROWS_PER_VECTOR]) {
+    (void)s;
     return (bytes)_mm512_mask_sub_epi8((__m512i)v, mask_of_bits(bits), _mm512_setzero_si512(),
                                        (__m512i)v);
 }

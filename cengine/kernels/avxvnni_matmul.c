@@ -1,5 +1,7 @@
 /* AVX-VNNI matmuls of the block types. */
 #include "avxvnni.h"
+
+#include "avx2_points.h"
 #include "avxvnni_products.h"
 
 #define TIER "avxvnni"

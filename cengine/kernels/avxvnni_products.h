@@ -4,8 +4,9 @@
 
 #include "avx2_rows.h"
 
-/* What one sweep keeps in registers: PANELS times ROWS rows, TILE tokens. */
-enum { PANELS = 2, TILE = 4 };
+/* What one sweep keeps in registers: PANELS times ROWS rows, TILE tokens. The panels of BLOCK_TILES
+ * sweeps lie in L1 together. */
+enum { PANELS = 2, TILE = 4, BLOCK_TILES = 2 };
 
 /* What makes signed quants fit for dot_4: vpdpbusd multiplies unsigned weights. */
 enum { SIGNED_OFFSET = 128 };

@@ -29,8 +29,8 @@ typedef struct {
     bool has_min;
     bool has_mult;
     bool has_min_mult; /* besides the other two */
-    /* The 32 quants of a sub-block of each block. */
-    bytes (*quants)(const uint8_t *const block[ROWS_PER_VECTOR], int sub);
+    /* The quants of a sub-block of 32 columns. */
+    bytes (*quants)(slice s, int sub);
     /* The scales of n sub-blocks from row[i] on; n is SPAN for the types of 256 columns. */
     void (*scales)(row_scales *s, const uint8_t *const row[ROWS], int n);
 } block_format;
@@ -62,11 +62,8 @@ INLINE int span_at(const block_format *f, int b0, int n_blocks) {
 
 /* The k-th vector's quants of block b of the span, fit for dot_4. */
 INLINE bytes quants_at(const block_format *f, const uint8_t *const row[ROWS], int k, int b) {
-    const uint8_t *block[ROWS_PER_VECTOR];
-    for (int j = 0; j < ROWS_PER_VECTOR; j++) {
-        block[j] = row[row_of(k, j)] + b / f->sub_blocks * f->block_bytes;
-    }
-    const bytes q = f->quants(block, b % f->sub_blocks);
+    const slice s = slice_of(row, k, b / f->sub_blocks * f->block_bytes);
+    const bytes q = f->quants(s, b % f->sub_blocks);
     return f->is_signed ? q ^ SIGNED_OFFSET : q;
 }
 
@@ -119,40 +116,40 @@ INLINE ints word_of_rows(const uint8_t *const row[ROWS], size_t at) {
 
 /* ---- Blocks of 32 columns ---- */
 
-/* The fifth bits are the word at p[j] + qh. */
-INLINE bytes with_fifth_bits(bytes low, const uint8_t *const p[ROWS_PER_VECTOR], size_t qh) {
+/* The fifth bits are the word at s.row[j] + qh. */
+INLINE bytes with_fifth_bits(bytes low, slice s, size_t qh) {
     uint32_t high[ROWS_PER_VECTOR];
     for (int j = 0; j < ROWS_PER_VECTOR; j++) {
-        memcpy(&high[j], p[j] + qh, sizeof high[j]);
+        memcpy(&high[j], s.row[j] + qh, sizeof high[j]);
     }
-    return add_where(low, high, 16);
+    return add_where(low, s, high, 16);
 }
 
-INLINE bytes quants_q4_0(const uint8_t *const p[ROWS_PER_VECTOR], int sub) {
+INLINE bytes quants_q4_0(slice s, int sub) {
     (void)sub;
-    return low_then_high(p, offsetof(ce_block_q4_0, qs));
+    return low_then_high(s, offsetof(ce_block_q4_0, qs));
 }
 
-INLINE bytes quants_q4_1(const uint8_t *const p[ROWS_PER_VECTOR], int sub) {
+INLINE bytes quants_q4_1(slice s, int sub) {
     (void)sub;
-    return low_then_high(p, offsetof(ce_block_q4_1, qs));
+    return low_then_high(s, offsetof(ce_block_q4_1, qs));
 }
 
-INLINE bytes quants_q5_0(const uint8_t *const p[ROWS_PER_VECTOR], int sub) {
+INLINE bytes quants_q5_0(slice s, int sub) {
     (void)sub;
-    return with_fifth_bits(low_then_high(p, offsetof(ce_block_q5_0, qs)), p,
+    return with_fifth_bits(low_then_high(s, offsetof(ce_block_q5_0, qs)), s,
                            offsetof(ce_block_q5_0, qh));
 }
 
-INLINE bytes quants_q5_1(const uint8_t *const p[ROWS_PER_VECTOR], int sub) {
+INLINE bytes quants_q5_1(slice s, int sub) {
     (void)sub;
-    return with_fifth_bits(low_then_high(p, offsetof(ce_block_q5_1, qs)), p,
+    return with_fifth_bits(low_then_high(s, offsetof(ce_block_q5_1, qs)), s,
                            offsetof(ce_block_q5_1, qh));
 }
 
-INLINE bytes quants_q8_0(const uint8_t *const p[ROWS_PER_VECTOR], int sub) {
+INLINE bytes quants_q8_0(slice s, int sub) {
     (void)sub;
-    return load_32(p, offsetof(ce_block_q8_0, qs));
+    return load_columns(s, offsetof(ce_block_q8_0, qs));
 }
 
 /* A block's scale is its first half float, and its min the second one's negative. */
@@ -189,38 +186,36 @@ INLINE void scales_q8_0(row_scales *s, const uint8_t *const row[ROWS], int n) {
 /* ---- K types ---- */
 
 /* Two bits of each column: 128 columns have 32 bytes. */
-INLINE bytes pairs_of_bits(const uint8_t *const p[ROWS_PER_VECTOR], size_t at, int sub) {
-    return bits(load_32(p, at + 32 * (sub / 4)), 2 * (sub % 4), 3);
+INLINE bytes pairs_of_bits(slice s, size_t at, int sub) {
+    return bits(load_columns(s, at + 32 * (sub / 4)), 2 * (sub % 4), 3);
 }
 
 /* Four bits of each column: 64 columns have 32 bytes. */
-INLINE bytes nibbles(const uint8_t *const p[ROWS_PER_VECTOR], size_t at, int sub) {
-    return bits(load_32(p, at + 32 * (sub / 2)), 4 * (sub % 2), 15);
+INLINE bytes nibbles(slice s, size_t at, int sub) {
+    return bits(load_columns(s, at + 32 * (sub / 2)), 4 * (sub % 2), 15);
 }
 
-INLINE bytes quants_q2_K(const uint8_t *const p[ROWS_PER_VECTOR], int sub) {
-    return pairs_of_bits(p, offsetof(ce_block_q2_K, qs), sub);
+INLINE bytes quants_q2_K(slice s, int sub) {
+    return pairs_of_bits(s, offsetof(ce_block_q2_K, qs), sub);
 }
 
-INLINE bytes quants_q3_K(const uint8_t *const p[ROWS_PER_VECTOR], int sub) {
-    const bytes high = bits(load_32(p, offsetof(ce_block_q3_K, hmask)), sub, 1);
-    return pairs_of_bits(p, offsetof(ce_block_q3_K, qs), sub) | shift_left(high, 2);
+INLINE bytes quants_q3_K(slice s, int sub) {
+    const bytes high = bits(load_columns(s, offsetof(ce_block_q3_K, hmask)), sub, 1);
+    return pairs_of_bits(s, offsetof(ce_block_q3_K, qs), sub) | shift_left(high, 2);
 }
 
-INLINE bytes quants_q4_K(const uint8_t *const p[ROWS_PER_VECTOR], int sub) {
-    return nibbles(p, offsetof(ce_block_q4_K, qs), sub);
+INLINE bytes quants_q4_K(slice s, int sub) { return nibbles(s, offsetof(ce_block_q4_K, qs), sub); }
+
+INLINE bytes quants_q5_K(slice s, int sub) {
+    const bytes high = bits(load_columns(s, offsetof(ce_block_q5_K, qh)), sub, 1);
+    return nibbles(s, offsetof(ce_block_q5_K, qs), sub) | shift_left(high, 4);
 }
 
-INLINE bytes quants_q5_K(const uint8_t *const p[ROWS_PER_VECTOR], int sub) {
-    const bytes high = bits(load_32(p, offsetof(ce_block_q5_K, qh)), sub, 1);
-    return nibbles(p, offsetof(ce_block_q5_K, qs), sub) | shift_left(high, 4);
-}
-
-INLINE bytes quants_q6_K(const uint8_t *const p[ROWS_PER_VECTOR], int sub) {
+INLINE bytes quants_q6_K(slice s, int sub) {
     const int half = sub / 4, quarter = sub % 4;
     const size_t at = offsetof(ce_block_q6_K, ql) + 64 * half + 32 * (quarter % 2);
-    const bytes high = pairs_of_bits(p, offsetof(ce_block_q6_K, qh), sub);
-    return bits(load_32(p, at), 4 * (quarter / 2), 15) | shift_left(high, 4);
+    const bytes high = pairs_of_bits(s, offsetof(ce_block_q6_K, qh), sub);
+    return bits(load_columns(s, at), 4 * (quarter / 2), 15) | shift_left(high, 4);
 }
 
 INLINE void scales_q2_K(row_scales *s, const uint8_t *const row[ROWS], int n) {

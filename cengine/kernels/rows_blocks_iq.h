@@ -1,31 +1,30 @@
-/* The IQ types, as in rows_blocks.h. */
+/* The IQ types, as in rows_blocks.h. Included after a tier's *_points.h. */
 #ifndef CE_ROWS_BLOCKS_IQ_H
 #define CE_ROWS_BLOCKS_IQ_H
 
-#include "avx2_points.h"
 #include "rows_blocks.h"
 
 /* ---- Quants ---- */
 
-INLINE bytes quants_iq4_nl(const uint8_t *const p[ROWS_PER_VECTOR], int sub) {
+INLINE bytes quants_iq4_nl(slice s, int sub) {
     (void)sub;
-    return look_up(ce_iq4_numbers, low_then_high(p, offsetof(ce_block_iq4_nl, qs)));
+    return look_up(ce_iq4_numbers, low_then_high(s, offsetof(ce_block_iq4_nl, qs)));
 }
 
-INLINE bytes quants_iq4_xs(const uint8_t *const p[ROWS_PER_VECTOR], int sub) {
-    return look_up(ce_iq4_numbers, low_then_high(p, offsetof(ce_block_iq4_xs, qs) + 16 * sub));
+INLINE bytes quants_iq4_xs(slice s, int sub) {
+    return look_up(ce_iq4_numbers, low_then_high(s, offsetof(ce_block_iq4_xs, qs) + 16 * sub));
 }
 
 /* Points with their signs. */
 #define DEFINE_SIGNED_QUANTS(type)                                                                 \
-    INLINE bytes quants_##type(const uint8_t *const p[ROWS_PER_VECTOR], int sub) {                 \
-        __m256i points[ROWS_PER_VECTOR];                                                           \
+    INLINE bytes quants_##type(slice s, int sub) {                                                 \
+        row_points points[ROWS_PER_VECTOR];                                                        \
         uint32_t signs[ROWS_PER_VECTOR];                                                           \
         for (int j = 0; j < ROWS_PER_VECTOR; j++) {                                                \
-            points[j] = points_##type(p[j], sub);                                                  \
-            signs[j] = signs_##type(p[j], sub);                                                    \
+            points[j] = points_##type(s.row[j], sub);                                              \
+            signs[j] = signs_##type(s.row[j], sub);                                                \
         }                                                                                          \
-        return negate_where(join_rows(points), signs);                                             \
+        return negate_where(join_rows(s, points), s, signs);                                       \
     }
 
 DEFINE_SIGNED_QUANTS(iq3_xxs)
@@ -36,12 +35,12 @@ DEFINE_SIGNED_QUANTS(iq2_s)
 
 /* Points in eighths, and 1 or -1, with an offset. */
 #define DEFINE_SHIFTED_QUANTS(type)                                                                \
-    INLINE bytes quants_##type(const uint8_t *const p[ROWS_PER_VECTOR], int sub) {                 \
-        __m256i points[ROWS_PER_VECTOR];                                                           \
+    INLINE bytes quants_##type(slice s, int sub) {                                                 \
+        row_points points[ROWS_PER_VECTOR];                                                        \
         for (int j = 0; j < ROWS_PER_VECTOR; j++) {                                                \
-            points[j] = shifted_points_##type(p[j], sub);                                          \
+            points[j] = shifted_points_##type(s.row[j], sub);                                      \
         }                                                                                          \
-        return join_rows(points);                                                                  \
+        return join_rows(s, points);                                                               \
     }
 
 DEFINE_SHIFTED_QUANTS(iq1_s)

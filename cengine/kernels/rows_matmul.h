@@ -78,7 +78,7 @@ INLINE void prefetch_part(const block_format *f, const uint8_t *const row[ROWS],
                           size_t distance) {
     for (int i = b * ROWS / SPAN; i < (b + 1) * ROWS / SPAN; i++) {
         for (size_t at = 0; at < span_bytes(f); at += CACHE_LINE) {
-            _mm_prefetch((const char *)row[i] + distance + at, _MM_HINT_T0);
+            __builtin_prefetch(row[i] + distance + at);
         }
     }
 }
@@ -91,12 +91,13 @@ enum { STREAM_SPANS_AHEAD = 4 };
 INLINE floats stream_block(const block_format *f, floats acc, const uint8_t *const row[ROWS],
                            const row_scales *s, int b, const ce_acts *x, int at) {
     const int8_t *q = x->q + at * CE_QK;
-    const bytes xq = broadcast_32(q);
     const ints zero = {0};
     const bytes offset = (bytes){0} + (uint8_t)offset_of(f);
-    const ints start = offset_of(f) != 0 ? zero - dot_4(zero, offset, xq, false) : zero;
     ints sums[VECTORS], half[2];
+#pragma GCC unroll 8 /* VECTORS */
     for (int k = 0; k < VECTORS; k++) {
+        const bytes xq = broadcast_columns(q, k);
+        const ints start = offset_of(f) != 0 ? zero - dot_4(zero, offset, xq, false) : zero;
         sums[k] = dot_4(start, quants_at(f, row, k, b), xq, f->is_signed);
     }
     sum_halves(half, sums);
@@ -178,7 +179,6 @@ INLINE block_terms terms_of(const packed_block *x, int t) {
 
 enum {
     GROUPS = CE_QK / 4, /* of four columns, in a block */
-    BLOCK_TILES = 4 / PANELS,
     TILE_ROWS = PANELS * ROWS,
     BLOCK_ROWS = BLOCK_TILES * TILE_ROWS,
     BLOCK_TOKENS = 256
@@ -204,6 +204,7 @@ INLINE void unpack_panel(panel *p, const block_format *f, const uint8_t *const r
     for (int b = 0; b < n; b++) {
         prefetch_part(f, row, b, prefetch_ahead);
         bytes v[VECTORS];
+#pragma GCC unroll 8 /* VECTORS */
         for (int k = 0; k < VECTORS; k++) {
             v[k] = quants_at(f, row, k, b);
         }

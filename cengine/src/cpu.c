@@ -111,6 +111,16 @@ bool ce_cpu_has_amx(void) {
            has_all(f.leaf7_1_eax, LEAF7_1_EAX_AVX512_BF16) && has_all(f.xcr0, XCR0_TILES) &&
            request_tiles();
 }
+
+#elif defined(__aarch64__) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+
+/* NEON itself is part of the architecture. */
+bool ce_cpu_has_neon(void) { return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0; }
+
+#elif defined(__aarch64__)
+bool ce_cpu_has_neon(void) { return false; }
 #endif
 
 bool ce_cpu_has_generic(void) { return true; }

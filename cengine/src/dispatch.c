@@ -21,6 +21,8 @@ static const tier tiers[] = {
     {"avxvnni", "avx2", ce_cpu_has_avxvnni, ce_kernels_avxvnni},
     {"avx512vnni", "avx2", ce_cpu_has_avx512vnni, ce_kernels_avx512vnni},
     {"amx", "avx512vnni", ce_cpu_has_amx, ce_kernels_amx},
+#elif defined(__aarch64__)
+    {"neon", "generic", ce_cpu_has_neon, ce_kernels_neon},
 #endif
 };
 

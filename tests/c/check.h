@@ -122,9 +122,18 @@ static inline void *guarded_copy(const guarded *g, placement where, const void *
 
 /* ---- Tiers ---- */
 
-/* The kernels of the i-th tier; false if there is none or this CPU cannot run it. */
+/* The kernels of the i-th tier. False if this CPU cannot run it, or $CHECK_TIER names another. */
 static inline bool tier_kernels(int i, ce_kernels *k) {
-    return ce_tier_supported(i) && ce_select_kernels(ce_tier_name(i), k, NULL) == CE_OK;
+    const char *only = getenv("CHECK_TIER");
+    return (only == NULL || strcmp(ce_tier_name(i), only) == 0) && ce_tier_supported(i) &&
+           ce_select_kernels(ce_tier_name(i), k, NULL) == CE_OK;
+}
+
+/* How many of n random cases to check: a share of $CHECK_SHARE percent, one at least, where an
+ * emulated CPU would take too long for all. */
+static inline int share_of(int n) {
+    const char *percent = getenv("CHECK_SHARE");
+    return percent == NULL ? n : 1 + (n - 1) * atoi(percent) / 100;
 }
 
 /* ---- Time (of this process, so that others on the machine count less) ---- */

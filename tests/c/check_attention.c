@@ -220,7 +220,7 @@ static void check_attention(const ce_kernels *k, ce_phase phase, ce_type type) {
     static float out[MAX_ROWS * MAX_HEADS * MAX_HEAD_DIM], log_sum[MAX_ROWS * MAX_HEADS];
     const bool bf16 = is_bf16(k, phase, type);
     const float amplitudes[] = {0.05f, 4.0f, bf16 ? 4.0f : 1000.0f};
-    for (int run = 0; run < 90; run++) {
+    for (int run = 0; run < share_of(90); run++) {
         random_case(&c, type, phase == CE_PHASE_PROMPT ? MAX_ROWS : 3, amplitudes[run % 3]);
         if (run % 5 == 0) {
             hide_position(&c);
@@ -285,7 +285,7 @@ int main(int argc, char **argv) {
     ce_kernels k;
     for (int tier = 0; ce_tier_name(tier) != NULL; tier++) {
         if (!tier_kernels(tier, &k)) {
-            printf("skipped: this CPU lacks %s\n", ce_tier_name(tier));
+            printf("skipped: %s\n", ce_tier_name(tier));
             continue;
         }
         for (int i = 0; i < 2 * 3; i++) {

@@ -261,7 +261,7 @@ int main(int argc, char **argv) {
     ce_kernels k;
     for (int tier = 0; ce_tier_name(tier) != NULL; tier++) {
         if (!tier_kernels(tier, &k)) {
-            printf("skipped: this CPU lacks %s\n", ce_tier_name(tier));
+            printf("skipped: %s\n", ce_tier_name(tier));
             continue;
         }
         if (measure) {

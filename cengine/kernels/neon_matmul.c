@@ -1,0 +1,9 @@
+/* NEON matmuls of the block types. */
+#include "neon.h"
+#include "neon_points.h"
+#include "neon_rows.h"
+
+#define TIER "neon"
+#include "rows_matmul.h"
+
+void ce_neon_matmul(ce_kernels *k) { overlay_block_types(k); }
