@@ -1,17 +1,22 @@
 """Our files of every recipe against llama.cpp's: perplexity, and divergence from the F32 model.
 
-    python bench/recipes.py LIBGGML MODEL-F32.gguf TEXT [--imatrix FILE] [--recipes q4_k_m ...]
+    python bench/recipes.py LIBGGML MODEL-F32.gguf TEXT --imatrix FILE > docs/recipes.jsonl
+    python bench/plot_recipes.py docs/recipes.jsonl docs/recipes.png
 
 LIBGGML is the peer's libggml-base.so (PyPI's llama-cpp-python has it in llama_cpp/lib). Both files
 have the same type for every tensor, and are decoded to F32 before they are run, so that only the
-quantizers differ. For each: the perplexity, and the mean Kullback-Leibler divergence in nats.
+quantizers differ. Printed is a line of JSON for each recipe, without and with the matrix: {recipe,
+n_bytes, imatrix (true or false), ours, peer {perplexity, kl (mean Kullback-Leibler divergence from
+F32's next-token distribution, in nats)}}; the first line is F32 itself.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +29,7 @@ from pymixtral.formats.blocks import row_bytes
 from pymixtral.formats.imatrix import ImportanceMatrix, read_imatrix
 from pymixtral.formats.quantize import Encoded, Encoder, quantize_gguf
 from pymixtral.formats.recipes import FLOAT_TYPES, RECIPES
+from pymixtral.perplexity import perplexity
 from pymixtral.quantizer import encode
 
 DEFAULT = [name for name in RECIPES if RECIPES[name].rules[0].type not in FLOAT_TYPES]
@@ -50,13 +56,27 @@ def peer_encoder(libggml: str) -> Encoder:
 def measured(
     exact: LLM, recipe: str, by: Encoder, imatrix: ImportanceMatrix | None, text: str
 ) -> tuple[int, Divergence]:
-    """Bytes of the file, and what decoding it to F32 gives."""
+    """The file's bytes, and how the model decoded from it differs."""
     with tempfile.TemporaryDirectory() as folder:
         small, decoded = Path(folder) / "small.gguf", Path(folder) / "decoded.gguf"
         quantize_gguf(exact.file.gguf.path, small, RECIPES[recipe], by, imatrix=imatrix)
         quantize_gguf(small, decoded, RECIPES["f32"], encode, allow_requantize=True)
         with LLM(decoded, n_ctx=exact.n_ctx) as llm:
             return small.stat().st_size, divergence(exact, llm, text, exact.n_ctx)
+
+
+def compared(
+    exact: LLM, recipe: str, by_peer: Encoder, imatrix: ImportanceMatrix | None, text: str
+) -> dict[str, Any]:
+    n_bytes, ours = measured(exact, recipe, encode, imatrix, text)
+    _, theirs = measured(exact, recipe, by_peer, imatrix, text)
+    return {
+        "recipe": recipe,
+        "n_bytes": n_bytes,
+        "imatrix": imatrix is not None,
+        "ours": {"perplexity": ours.b.perplexity, "kl": ours.kl},
+        "peer": {"perplexity": theirs.b.perplexity, "kl": theirs.kl},
+    }
 
 
 def main() -> None:
@@ -70,19 +90,17 @@ def main() -> None:
     options = parser.parse_args()
     text = Path(options.text).read_text(encoding="utf-8")
     by_peer = peer_encoder(options.libggml)
-    print("| recipe | MB | ours | llama.cpp's | KL, ours | KL, llama.cpp's |")
-    print("|---|---|---|---|---|---|")
     with LLM(options.model, n_ctx=options.ctx) as exact:
-        n_experts = exact.file.hparams.n_experts
-        imatrix = None if options.imatrix is None else read_imatrix(options.imatrix, n_experts)
+        matrices = [None]
+        if options.imatrix is not None:
+            matrices.append(read_imatrix(options.imatrix, exact.file.hparams.n_experts))
+        whole = perplexity(exact, text, options.ctx).perplexity
+        n_bytes = Path(options.model).stat().st_size
+        print(json.dumps({"recipe": "f32", "n_bytes": n_bytes, "perplexity": whole}), flush=True)
         for recipe in options.recipes:
-            n_bytes, ours = measured(exact, recipe, encode, imatrix, text)
-            _, theirs = measured(exact, recipe, by_peer, imatrix, text)
-            print(
-                f"| {recipe} | {n_bytes / 1e6:.1f} | {ours.b.perplexity:.3f} "
-                f"| {theirs.b.perplexity:.3f} | {ours.kl:.5f} | {theirs.kl:.5f} |",
-                flush=True,
-            )
+            for imatrix in matrices:
+                row = compared(exact, recipe, by_peer, imatrix, text)
+                print(json.dumps(row), flush=True)
 
 
 if __name__ == "__main__":

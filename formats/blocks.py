@@ -105,7 +105,7 @@ class TypeId(IntEnum):
 
 # d is a float16 scale, m and dmin are for minima; qs, ql, qh, hmask are packed quants; see the
 # decoder of each.
-_LAYOUTS: dict[TypeId, np.dtype[Any]] = {
+LAYOUTS: dict[TypeId, np.dtype[Any]] = {
     TypeId.F32: np.dtype("<f4"),
     TypeId.F16: np.dtype("<f2"),
     TypeId.BF16: np.dtype("<u2"),
@@ -137,9 +137,9 @@ def scales(data: memoryview | bytes, type_id: int) -> Iterator[tuple[str, npt.ND
     Raises:
         ValueError: the type's layout is not known here.
     """
-    if type_id not in _LAYOUTS:
+    if type_id not in LAYOUTS:
         raise ValueError(f"the layout of type {TYPES[type_id].name} is not known")
-    layout = _LAYOUTS[TypeId(type_id)]
+    layout = LAYOUTS[TypeId(type_id)]
     blocks = np.frombuffer(data, layout)
     if layout.names is None:
         yield "values", _decode_bf16(blocks) if type_id == TypeId.BF16 else blocks
@@ -165,7 +165,7 @@ def dequantize(data: memoryview | bytes, type_id: int, shape: Sequence[int]) -> 
     """
     if type_id not in _DECODERS:
         raise ValueError(f"type {TYPES[type_id].name} cannot be decoded yet")
-    blocks = np.frombuffer(data, _LAYOUTS[TypeId(type_id)])
+    blocks = np.frombuffer(data, LAYOUTS[TypeId(type_id)])
     with np.errstate(invalid="ignore"):  # a NaN scale makes NaN values, silently
         return _DECODERS[type_id](blocks).reshape(shape)
 
@@ -365,7 +365,7 @@ def _encode_q8_0(values: Floats) -> npt.NDArray[Any]:
     """d = max |x| / 127; q = x / d, halves rounded away from zero."""
     x = values.reshape(-1, 32)
     d = np.abs(x).max(axis=1, keepdims=True) / np.float32(127)
-    blocks = np.empty(len(x), _LAYOUTS[TypeId.Q8_0])
+    blocks = np.empty(len(x), LAYOUTS[TypeId.Q8_0])
     with np.errstate(over="ignore"):
         blocks["d"] = d[:, 0]
     if not np.isfinite(blocks["d"]).all():

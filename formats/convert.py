@@ -168,7 +168,7 @@ class Conversion:
             threads: that encode. The file's bytes do not depend on them.
             resume: go on from the last whole tensor of a run that was killed, and keep what there
                 is if this one is stopped.
-            encode: called from several threads at once. The default knows few types.
+            encode: called from several threads at once. The default is the slow reference.
 
         Raises:
             FormatError: a weight cannot be encoded, or the result is not a valid model.

@@ -110,7 +110,11 @@ def _sliding_window(config: JsonConfig, architecture: str) -> int:
 
 
 def _rope_theta(config: JsonConfig, default: float) -> float:
-    """From ``rope_theta``, or from transformers 5's ``rope_parameters``; no scaling."""
+    """From ``rope_theta``, or from transformers 5's ``rope_parameters``; no scaling.
+
+    Args:
+        default: that of the model's family, where the config has none: see `hparams`.
+    """
     theta = config.values.get("rope_theta")
     for key in ("rope_scaling", "rope_parameters"):
         parameters = config.section(key)

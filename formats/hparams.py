@@ -32,8 +32,8 @@ MAX_HEADS = 1024
 MAX_WIDTH = 1 << 20  # of dim and head_dim; 16 times that for ffn_dim
 MAX_CONTEXT = 1 << 27
 
-DENSE_ROPE_THETA = 10_000.0  # the value of Llama, whose older files lack the key
-MOE_ROPE_THETA = 1_000_000.0  # the value of Mixtral
+DENSE_ROPE_THETA = 10_000.0  # of Llama 1 and 2, whose older files lack the key; llama.cpp's default
+MOE_ROPE_THETA = 1_000_000.0  # of Mixtral: rope_theta in the config.json of 8x7B and of 8x22B
 
 _READ_KEYS = {
     "vocab_size",

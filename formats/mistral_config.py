@@ -1,6 +1,6 @@
 """The params.json of Mistral AI's own releases as hyperparameters.
 
-Source: mistral_inference/args.py of https://github.com/mistralai/mistral-inference.
+Source: mistral_inference/{args,transformer}.py of https://github.com/mistralai/mistral-inference.
 """
 
 from __future__ import annotations
@@ -13,7 +13,12 @@ from .json_config import JsonConfig
 
 CONFIG_NAME = "params.json"
 
-_N_CTX_TRAIN = 32768  # of Mixtral 8x7B and Mistral 7B, whose params.json do not say
+# Context lengths by dim and number of layers, which params.json does not say. Source:
+# max_position_embeddings in the config.json that Mistral AI published for the same models.
+_CONTEXTS = {
+    (4096, 32): ("Mistral 7B and Mixtral 8x7B", 32768),
+    (6144, 56): ("Mixtral 8x22B", 65536),
+}
 
 # Keys that ask for another model than the one that we compute.
 _REFUSED_KEYS = ("lora", "quantization", "vision_encoder", "yarn", "llama_4_scaling")
@@ -36,6 +41,7 @@ def read_mistral_config(path: Path, n_embeddings: int | None, *, has_output: boo
             raise config.error(key, "is set, which is not supported")
     moe = JsonConfig(path, config.section("moe"))
     n_heads, dim = config.integer("n_heads"), config.integer("dim")
+    n_layers = config.integer("n_layers")
     head_dim = config.integer("head_dim", default=dim // n_heads)
     n_experts = moe.integer("num_experts") if moe.values else 0
     window = config.integer("sliding_window", default=0)
@@ -43,16 +49,16 @@ def read_mistral_config(path: Path, n_embeddings: int | None, *, has_output: boo
         config.warn(f"sliding_window is {window}; none assumed, as Mixtral has none")
         window = 0
     return HParams(
-        n_layers=config.integer("n_layers"),
+        n_layers=n_layers,
         dim=dim,
         ffn_dim=config.integer("hidden_dim"),
         n_heads=n_heads,
         n_kv_heads=config.integer("n_kv_heads", default=n_heads),
         head_dim=head_dim,
         n_vocab=read_n_vocab(config, n_embeddings),
-        n_ctx_train=_context_length(config),
+        n_ctx_train=_context_length(config, dim, n_layers),
         norm_eps=config.positive("norm_eps"),
-        rope_theta=_rope_theta(config, DENSE_ROPE_THETA if window else MOE_ROPE_THETA),
+        rope_theta=_rope_theta(config, has_window=window > 0),
         n_rot=head_dim,
         n_experts=n_experts,
         n_experts_used=moe.integer("num_experts_per_tok") if n_experts else 0,
@@ -62,17 +68,21 @@ def read_mistral_config(path: Path, n_embeddings: int | None, *, has_output: boo
     )
 
 
-def _context_length(config: JsonConfig) -> int:
+def _context_length(config: JsonConfig, dim: int, n_layers: int) -> int:
     for key in ("max_position_embeddings", "max_seq_len"):
         if config.values.get(key) is not None:
             return config.integer(key)
-    config.warn(f"the context's length is not given; {_N_CTX_TRAIN} assumed")
-    return _N_CTX_TRAIN
+    model, n_ctx = _CONTEXTS.get((dim, n_layers), _CONTEXTS[4096, 32])
+    config.warn(f"the context's length is not given; {n_ctx} assumed, that of {model}")
+    return n_ctx
 
 
-def _rope_theta(config: JsonConfig, default: float) -> float:
-    """As in mistral-inference: 10,000 where there is a sliding window, otherwise a million."""
-    if config.values.get("rope_theta") is None:
-        config.warn(f"rope_theta is missing; {default:g} assumed")
-        return default
-    return config.positive("rope_theta")
+def _rope_theta(config: JsonConfig, *, has_window: bool) -> float:
+    """Where it is absent: a million, as mistral-inference has it, but for Mistral 7B v0.1, the one
+    release with a sliding window, whose config.json says 10,000."""
+    if config.values.get("rope_theta") is not None:
+        return config.positive("rope_theta")
+    theta = DENSE_ROPE_THETA if has_window else MOE_ROPE_THETA
+    which = "with a sliding window, as Mistral 7B v0.1" if has_window else "as mistral-inference"
+    config.warn(f"rope_theta is missing; {theta:g} assumed, {which}")
+    return theta

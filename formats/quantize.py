@@ -25,6 +25,7 @@ from .imatrix import ImportanceMatrix
 from .metadata_edits import NO_EDITS, MetadataEdits, edited_metadata
 from .names import expert_of, merged_name
 from .output import check_room, free_bytes, job_name, writing_model
+from .quantizers import QUANTIZED_TYPES, quantize_blocks
 from .recipes import FLOAT_TYPES, Recipe
 
 Floats = npt.NDArray[np.float32]
@@ -61,10 +62,13 @@ class Encoder(Protocol):
 def encode_with_numpy(
     data: memoryview, source: int, target: int, n_cols: int, importance: Floats | None
 ) -> Encoded:
-    """The reference: the types of `blocks.quantize`, one formula each, so importance is unused."""
+    """The reference, slow and without C."""
     n_rows = data.nbytes // row_bytes(source, n_cols)
     values = dequantize(data, source, (n_rows, n_cols))
-    encoded = quantize(values, target)
+    if target in QUANTIZED_TYPES:
+        encoded = quantize_blocks(values, TypeId(target), importance)
+    else:
+        encoded = quantize(values, target)
     exact = values.astype(np.float64)
     with np.errstate(invalid="ignore"):  # float types may hold what is no number
         error = exact - dequantize(encoded, target, values.shape)

@@ -13,7 +13,7 @@ static const affine_format format_q2_K = {
     .first = -0.8f,
     .step = 0.1f,
     .n_guesses = 18,
-    .n_rounds = 4,
+    .n_rounds = 7,
     .by = {0, 1},
 };
 static const affine_format format_q4_K = {

@@ -8,6 +8,8 @@ from gguf import GGMLQuantizationType as QuantizationType
 from gguf.quants import dequantize, quantize
 
 from pymixtral.engine import tiers
+from pymixtral.formats.blocks import TypeId
+from pymixtral.formats.quantizers import quantize_blocks
 from pymixtral.quantizer import Quantizer
 
 ONE_FORMULA = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"]
@@ -100,6 +102,14 @@ def test_edge_cases_are_finite_and_near(name: str, weighted: bool) -> None:
     got = decoded(rows, name, np.linspace(0, 2, 256, dtype=np.float32) if weighted else None)
     np.testing.assert_allclose(got, rows, atol=0.1 * 5)
     assert (got[0] == 0).all()
+
+
+@pytest.mark.parametrize("name", SEARCHED_BY_IMPORTANCE + SEARCHED)
+def test_bytes_of_the_numpy_reference(name: str, values: np.ndarray) -> None:
+    importance = np.linspace(0, 2, values.shape[1], dtype=np.float32)
+    for weights in (None, importance):
+        want = quantize_blocks(values, TypeId[name], weights)
+        assert bytes(encode(values, name, weights).data) == want
 
 
 @pytest.mark.parametrize("name", ONE_FORMULA + SEARCHED)
