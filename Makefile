@@ -5,7 +5,7 @@ PYTHON  ?= python3
 CC       = gcc
 BUILD   ?= build/c
 CLANG_FORMAT ?= clang-format-19
-SANITIZE_FLAGS = -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -O1
+SANITIZE_FLAGS = -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g1 -O1
 
 # What reaches C; the rest of the suite is Python alone.
 ASAN_TESTS ?= tests/unit tests/golden tests/attacks

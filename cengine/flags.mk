@@ -1,7 +1,8 @@
 # Compiler flags, read by the Makefile (as make) and by setup.py (as NAME = value lines).
 # -ffp-contract=off: gcc in gnu mode and clang contract a * b + c to fma, which would make
 # dequantization differ from ggml's formulas in the last bit.
-CFLAGS_COMMON = -std=c11 -O3 -ffp-contract=off -fno-math-errno -fvisibility=hidden -Wall -Wextra -Wshadow -Wvla -Werror=implicit-function-declaration -Werror=incompatible-pointer-types
+# -g0: Python asks for debug information, which would double the compiler's work.
+CFLAGS_COMMON = -std=c11 -O3 -g0 -ffp-contract=off -fno-math-errno -fvisibility=hidden -Wall -Wextra -Wshadow -Wvla -Werror=implicit-function-declaration -Werror=incompatible-pointer-types
 CFLAGS_GENERIC =
 CFLAGS_AVX2 = -mavx2 -mfma -mf16c
 CFLAGS_AVXVNNI = -mavx2 -mfma -mf16c -mavxvnni
