@@ -89,6 +89,14 @@ def test_rules_of_a_file_and_overrides(invoke, folder: Path, tmp_path: Path) -> 
     assert types["blk.1.attn_norm.weight"] == "F32"
 
 
+def test_from(invoke, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.gguf"
+    assert invoke("convert", folder, out, "--from", "hf").exit_code == 0
+    result = invoke("convert", folder, tmp_path / "other.gguf", "--from", "mistral")
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert "no mistral checkpoint here" in result.stderr
+
+
 def test_unknown_types(invoke, folder: Path, tmp_path: Path) -> None:
     result = invoke("convert", folder, tmp_path / "out.gguf", "--type", "q9_z")
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1)

@@ -155,7 +155,27 @@ def tokenizer_json() -> Iterator[tuple[str, bytes]]:
     added = [{"id": 1, "content": "<s>", "special": True}, {"id": 8, "content": "<tool>"}]
     prepend = {"type": "Prepend", "prepend": "\u2581"}
     normalizer = {"type": "Sequence", "normalizers": [prepend]}
+    byte_vocab = {"a": 0, "b": 1, "ab": 2, "<s>": 3}
     for name, document in (
+        (
+            "byte_level",
+            {
+                "model": {"type": "BPE", "vocab": byte_vocab, "merges": [["a", "b"]]},
+                "added_tokens": [{"id": 3, "content": "<s>", "special": True}],
+                "normalizer": {"type": "NFC"},
+                "pre_tokenizer": {
+                    "type": "Sequence",
+                    "pretokenizers": [
+                        {"type": "Digits", "individual_digits": True},
+                        {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True},
+                    ],
+                },
+                "post_processor": {
+                    "type": "TemplateProcessing",
+                    "single": [{"SpecialToken": {"id": "<s>"}}, {"Sequence": {"id": "A"}}],
+                },
+            },
+        ),
         ("strings", {"model": model | {"merges": ["a b", "\u2581 ab"]}, "added_tokens": added}),
         ("pairs", {"model": model | {"merges": [["a", "b"]]}, "normalizer": normalizer}),
     ):

@@ -24,13 +24,14 @@ from fuzz.template_target import chat_template
 from pymixtral.chat import Conversation, read_saved_chat
 from pymixtral.errors import ChatError, ParameterError
 from pymixtral.formats import FormatError, read_hparams, read_vocabulary
+from pymixtral.formats.byte_level_json import is_byte_level, read_byte_level
 from pymixtral.formats.gguf import GGUFFile, ValueType, open_gguf
 from pymixtral.formats.gguf_shards import open_model_file, shard_path
 from pymixtral.formats.imatrix import read_imatrix
 from pymixtral.formats.pre_tokenizers import PRE_TOKENIZERS
-from pymixtral.formats.safetensors import SafetensorsFile
+from pymixtral.formats.safetensors import SafetensorsFile, read_json_file
 from pymixtral.formats.sentencepiece_model import read_sentencepiece_model
-from pymixtral.formats.tokenizer_json import read_tokenizer_json
+from pymixtral.formats.tokenizer_json import MAX_JSON_BYTES, read_tokenizer_json
 from pymixtral.formats.torch_pickle import read_torch_pickle
 from pymixtral.tokenizer import Detokenizer, Tokenizer
 
@@ -131,7 +132,11 @@ def sentencepiece(content: bytes) -> None:
 def tokenizer_json(content: bytes) -> None:
     """A Hugging Face tokenizer, as converting reads it."""
     with _file(content) as path:
-        read_tokenizer_json(path)
+        found = read_json_file(path, MAX_JSON_BYTES)
+        if is_byte_level(found):
+            read_byte_level(path, found)
+        else:
+            read_tokenizer_json(path)
 
 
 def imatrix(content: bytes) -> None:
