@@ -1,5 +1,5 @@
 /* Powers of 2, and the online softmax of many queries at once, a query a lane. Included after a
- * header of lanes (avx2_lanes.h, avx512vnni_lanes.h). */
+ * header of lanes (*_lanes.h). */
 #ifndef CE_LANES_SOFTMAX_H
 #define CE_LANES_SOFTMAX_H
 
