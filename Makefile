@@ -65,9 +65,9 @@ asan: asan-c ## and the Python tests that reach C
 	    $(PYTHON) -m pytest -q -p no:cacheprovider $(ASAN_TESTS)
 
 fuzz: ## every fuzz target for FUZZ_SECONDS or FUZZ_RUNS, FUZZ_JOBS of them at once
+	@mkdir -p build/fuzz
 	@ls tests/fuzz/corpus | xargs -P $(FUZZ_JOBS) -I TARGET sh -c '\
-	    mkdir -p build/fuzz/TARGET; \
-	    $(PYTHON) tests/fuzz/libfuzzer.py TARGET -max_total_time=$(FUZZ_SECONDS) -runs=$(FUZZ_RUNS) -artifact_prefix=build/fuzz/ build/fuzz/TARGET >build/fuzz/TARGET.log 2>&1 \
+	    $(PYTHON) tests/fuzz/libfuzzer.py TARGET -max_total_time=$(FUZZ_SECONDS) -runs=$(FUZZ_RUNS) >build/fuzz/TARGET.log 2>&1 \
 	    || { cat build/fuzz/TARGET.log; exit 255; }; printf "%-16s" TARGET; grep "^Done" build/fuzz/TARGET.log'
 
 bench: ## the kernels' speed, then the engine's on the model that ships

@@ -38,7 +38,7 @@ def doubling() -> Tokenizer:
     return Tokenizer(vocabulary)
 
 
-@pytest.mark.parametrize("text", ["a", " ", "\n", "\0", "b", "é", "\U0001f600", "</s>"])
+@pytest.mark.parametrize("text", ["a", " ", "\n", "é", "</s>"])
 def test_case_24_time_is_near_linear(doubling: Tokenizer, text: str) -> None:
     seconds = []
     for n_bytes in (100_000, 1_000_000):

@@ -1,28 +1,29 @@
 """Feeds a target with inputs that libFuzzer invents, guided by what the code does with them.
 
     python tests/fuzz/libfuzzer.py gguf -max_total_time=60
-    python tests/fuzz/libfuzzer.py gguf -runs=2000000 build/found
+    python tests/fuzz/libfuzzer.py gguf -runs=2000000
 
-What follows the target are options of libFuzzer, and a folder: inputs that reach new code are kept
-in it, and a later run goes on from them. A finding is an exception, a run of over a second of CPU
-time, or memory far beyond the input's; the input is then written to the working folder, and to mend
+What follows the target are options of libFuzzer. Inputs that reach new code are kept in
+build/fuzz/TARGET, from where a later run goes on. A finding is an exception, a run of over a second
+of CPU time, or memory far beyond the input's; the input is then written to build/fuzz, and to mend
 it means to add it to tests/fuzz/corpus/TARGET, which the test suite replays.
 """
 
 from __future__ import annotations
 
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import atheris
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-with atheris.instrument_imports(include=["pymixtral", "jinja2"]):
+WATCHED = ["pymixtral", "jinja2"] if "chat_template" in sys.argv else ["pymixtral"]
+with atheris.instrument_imports(include=WATCHED):
     from fuzz.targets import TARGETS, run
 
 HERE = Path(__file__).parent
+FOUND = HERE.parents[1] / "build" / "fuzz"
 CPU_SECONDS = 1
 # libFuzzer's own timeout is of wall time, in which a busy machine may do nothing: for hangs alone.
 LIMITS = ["-timeout=30", "-rss_limit_mb=1024", "-malloc_limit_mb=256", "-max_len=16384"]
@@ -30,15 +31,19 @@ LIMITS = ["-timeout=30", "-rss_limit_mb=1024", "-malloc_limit_mb=256", "-max_len
 
 def main() -> None:
     if len(sys.argv) < 2 or sys.argv[1] not in TARGETS:
-        sys.exit(f"usage: {sys.argv[0]} {{{','.join(TARGETS)}}} [OPTION OF libFuzzer]... [FOLDER]")
+        sys.exit(f"usage: {sys.argv[0]} {{{','.join(TARGETS)}}} [OPTION OF libFuzzer]...")
     name, *options = sys.argv[1:]
+    kept = FOUND / name
+    kept.mkdir(parents=True, exist_ok=True)
     words = HERE / f"{name}.dict"
     if words.exists():
         options.append(f"-dict={words}")
-    with tempfile.TemporaryDirectory() as found:  # libFuzzer adds inputs to the first folder only
-        arguments = [sys.argv[0], *LIMITS, *options, found, str(HERE / "corpus" / name)]
-        atheris.Setup(arguments, lambda content: run_timed(name, content))
-        atheris.Fuzz()
+    options.append(f"-artifact_prefix={FOUND}/")
+    folders = [str(kept), str(HERE / "corpus" / name)]  # libFuzzer adds inputs to the first
+    atheris.Setup(
+        [sys.argv[0], *LIMITS, *options, *folders], lambda content: run_timed(name, content)
+    )
+    atheris.Fuzz()
 
 
 def run_timed(name: str, content: bytes) -> None:

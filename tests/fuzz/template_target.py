@@ -49,6 +49,8 @@ CONTROL_TOKENS = (
     ("<|user|>", "<|assistant|>", "<|system|>", "<|end|>"),
 )
 
+SNOW = "\u2603\u2744\u2603"  # what no template writes of its own accord
+
 
 def chat_template(content: bytes) -> None:
     """A template is recognised, and writes a conversation; no text of it becomes a control token.
@@ -69,8 +71,10 @@ def chat_template(content: bytes) -> None:
         if end_wanted:
             _ = template.end_id
             return
-        ids = template.encode(_turns("</s>".join(tokenizer.control_tokens)))
+        ids = template.encode(_turns(SNOW.join(["", *tokenizer.control_tokens, ""])))
         own = set(template.encode(_turns("a"))) if found.version != "jinja" else set()
+    if any(SNOW in text for text in written):
+        raise RuntimeError("the template was shown a text as it is")
     own |= {i for token, i in tokenizer.control_tokens.items() if token in "".join(written)}
     control = {*tokenizer.control_tokens.values()} - {tokenizer.bos_id}
     if spelled := control.intersection(ids) - own:
