@@ -26,7 +26,8 @@ HERE = Path(__file__).parent
 FOUND = HERE.parents[1] / "build" / "fuzz"
 CPU_SECONDS = 1
 # libFuzzer's own timeout is of wall time, in which a busy machine may do nothing: for hangs alone.
-LIMITS = ["-timeout=30", "-rss_limit_mb=1024", "-malloc_limit_mb=256", "-max_len=16384"]
+# Of each run, atheris and the library tokenizers keep up to two kilobytes, gigabytes in the end.
+LIMITS = ["-timeout=30", "-rss_limit_mb=8192", "-malloc_limit_mb=256", "-max_len=16384"]
 
 
 def main() -> None:
