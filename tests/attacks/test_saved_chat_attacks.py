@@ -131,7 +131,7 @@ def test_truncation_at_every_byte(tmp_path: Path) -> None:
     GOOD.write(path)
     for length in reversed(range(path.stat().st_size - 1)):  # without its newline, it is whole
         os.truncate(path, length)
-        assert refusal(path)
+        assert refusal(path, read, REFUSALS)
 
 
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -12,6 +12,7 @@ import pytest
 from pymixtral import LLM
 from pymixtral.formats.gguf import open_gguf
 from pymixtral.formats.hparams import HParams, read_hparams
+from pymixtral.roofline import decode_cost
 
 BENCH = Path(__file__).parents[2] / "bench"
 
@@ -113,17 +114,13 @@ def test_routing_varies(q4_k_m: Path) -> None:
     assert len(set(map(tuple, experts.tolist()))) > 20
 
 
-def test_bytes_per_token_counts_the_experts_that_are_used(
-    q4_k_m: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(BENCH)
-    peers = import_module("peers")
+def test_bytes_of_a_token_are_those_of_the_experts_that_are_used(q4_k_m: Path) -> None:
     with open_gguf(q4_k_m) as gguf:
-        sizes = {name: tensor.n_bytes for name, tensor in gguf.tensors.items()}
-        found = peers.bytes_per_token(gguf, HPARAMS)
-    embedding = sizes.pop("token_embd.weight")
+        sizes = {name: t.n_bytes for name, t in gguf.tensors.items() if "_norm" not in name}
+        found = decode_cost(gguf, HPARAMS, first=0, n_tokens=1).n_bytes
+    del sizes["token_embd.weight"]
     experts = sum(size for name, size in sizes.items() if "_exps" in name)
-    assert found == embedding // 500 + sum(sizes.values()) - experts * 6 // 8
+    assert found == sum(sizes.values()) - experts * 6 // 8
 
 
 def test_ratios_are_taken_within_rounds(monkeypatch: pytest.MonkeyPatch) -> None:

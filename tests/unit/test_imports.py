@@ -33,6 +33,7 @@ ALLOWED: dict[str, set[str]] = {
         "sampling", "tokenizer",
     },
     "quantizer": {"engine", FORMATS},
+    "roofline": {"engine", "memory", FORMATS},
     "chunks": {"errors", "llm"},
     "experts": {"engine", "errors", "llm"},
     "perplexity": {"chunks", "engine", "errors", "llm"},
