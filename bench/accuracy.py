@@ -22,16 +22,15 @@ def main() -> None:
     parser.add_argument("--ctx", type=int, default=256)
     args = parser.parse_args()
     text = args.text.read_text(encoding="utf-8")
-    supported = [name for name, is_supported in tiers().items() if is_supported]
-    print("| file |" + "".join(f" {t}, {p.name.lower()} |" for t in supported for p in Phase))
-    print("|---|" + "---|" * len(supported) * len(Phase))
-    for model in args.models:
-        row = f"| {model.name} |"
-        for tier in supported:
-            with LLM(model, tier=tier) as llm:
-                for phase in Phase:
+    print("| tier, phase |" + "".join(f" {model.name} |" for model in args.models))
+    print("|---|" + "---|" * len(args.models))
+    for tier in (name for name, is_supported in tiers().items() if is_supported):
+        for phase in Phase:
+            row = f"| {tier}, {phase.name.lower()} |"
+            for model in args.models:
+                with LLM(model, tier=tier) as llm:
                     row += f" {perplexity(llm, text, args.ctx, phase).perplexity:.4f} |"
-        print(row, flush=True)
+            print(row, flush=True)
 
 
 if __name__ == "__main__":
