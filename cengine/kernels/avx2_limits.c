@@ -1,35 +1,19 @@
-/* The limits of AVX2: 32-byte loads, and vpmaddubsw. */
+/* The limits of AVX2: 32-byte loads, and vpmaddubsw, which does not add to a sum. */
 #include "avx2.h"
 
 #include <immintrin.h>
 
-enum { WIDTH = 32, N_VECTORS = CE_READ_BYTES / WIDTH, N_PRODUCTS = 32, N_CHAINS = 8 };
+#include "inline.h"
 
-static void read(const void *data, size_t n_bytes) {
-    const __m256i *at = data;
-    for (size_t i = 0; i < n_bytes / WIDTH; i += N_VECTORS) {
-        for (int k = 0; k < N_VECTORS; k++) {
-            const __m256i v = _mm256_loadu_si256(at + i + k);
-            __asm__ volatile("" : : "x"(v));
-        }
-    }
-}
+enum { WIDTH = 32, N_PRODUCTS = 32, N_CHAINS = 8 };
+#define REGISTER "x"
 
-static void multiply(int64_t n_rounds) {
-    const __m256i w = _mm256_set1_epi8(1);
-    __m256i x[N_CHAINS];
-    for (int i = 0; i < N_CHAINS; i++) {
-        x[i] = _mm256_set1_epi8((char)i);
-    }
-    for (int64_t n = 0; n < n_rounds; n++) {
-        for (int i = 0; i < N_CHAINS; i++) {
-            x[i] = _mm256_maddubs_epi16(w, x[i]);
-            __asm__ volatile("" : "+x"(x[i]));
-        }
-    }
-}
+typedef __m256i vector;
 
-void ce_avx2_limits(ce_kernels *k) {
-    k->read = read;
-    k->peak = (ce_peak){"vpmaddubsw", N_CHAINS * N_PRODUCTS, multiply};
-}
+INLINE vector load_vector(const void *p) { return _mm256_loadu_si256(p); }
+
+INLINE vector multiply_vector(vector sum) { return _mm256_maddubs_epi16(sum, _mm256_set1_epi8(1)); }
+
+#include "vector_limits.h"
+
+void ce_avx2_limits(ce_kernels *k) { set_limits(k, "vpmaddubsw"); }

@@ -1,24 +1,21 @@
-/* The limit of AVX-VNNI: vpdpbusd on 32 bytes. */
+/* The limits of AVX-VNNI: 32-byte loads, and vpdpbusd. */
 #include "avxvnni.h"
 
 #include <immintrin.h>
 
-enum { N_PRODUCTS = 32, N_CHAINS = 10 };
+#include "inline.h"
 
-static void multiply(int64_t n_rounds) {
-    const __m256i one = _mm256_set1_epi8(1);
-    __m256i sum[N_CHAINS];
-    for (int i = 0; i < N_CHAINS; i++) {
-        sum[i] = _mm256_setzero_si256();
-    }
-    for (int64_t n = 0; n < n_rounds; n++) {
-        for (int i = 0; i < N_CHAINS; i++) {
-            sum[i] = _mm256_dpbusd_avx_epi32(sum[i], one, one);
-            __asm__ volatile("" : "+x"(sum[i]));
-        }
-    }
+enum { WIDTH = 32, N_PRODUCTS = 32, N_CHAINS = 10 };
+#define REGISTER "x"
+
+typedef __m256i vector;
+
+INLINE vector load_vector(const void *p) { return _mm256_loadu_si256(p); }
+
+INLINE vector multiply_vector(vector sum) {
+    return _mm256_dpbusd_avx_epi32(sum, _mm256_set1_epi8(1), _mm256_set1_epi8(1));
 }
 
-void ce_avxvnni_limits(ce_kernels *k) {
-    k->peak = (ce_peak){"vpdpbusd", N_CHAINS * N_PRODUCTS, multiply};
-}
+#include "vector_limits.h"
+
+void ce_avxvnni_limits(ce_kernels *k) { set_limits(k, "vpdpbusd"); }

@@ -3,33 +3,17 @@
 
 #include <arm_neon.h>
 
-enum { WIDTH = 16, N_VECTORS = CE_READ_BYTES / WIDTH, N_PRODUCTS = 16, N_CHAINS = 16 };
+#include "inline.h"
 
-static void read(const void *data, size_t n_bytes) {
-    const uint8_t *at = data;
-    for (size_t i = 0; i < n_bytes; i += CE_READ_BYTES) {
-        for (int k = 0; k < N_VECTORS; k++) {
-            const uint8x16_t v = vld1q_u8(at + i + k * WIDTH);
-            __asm__ volatile("" : : "w"(v));
-        }
-    }
-}
+enum { WIDTH = 16, N_PRODUCTS = 16, N_CHAINS = 16 };
+#define REGISTER "w"
 
-static void multiply(int64_t n_rounds) {
-    const int8x16_t one = vdupq_n_s8(1);
-    int32x4_t sum[N_CHAINS];
-    for (int i = 0; i < N_CHAINS; i++) {
-        sum[i] = vdupq_n_s32(0);
-    }
-    for (int64_t n = 0; n < n_rounds; n++) {
-        for (int i = 0; i < N_CHAINS; i++) {
-            sum[i] = vdotq_s32(sum[i], one, one);
-            __asm__ volatile("" : "+w"(sum[i]));
-        }
-    }
-}
+typedef int32x4_t vector;
 
-void ce_neon_limits(ce_kernels *k) {
-    k->read = read;
-    k->peak = (ce_peak){"sdot", N_CHAINS * N_PRODUCTS, multiply};
-}
+INLINE vector load_vector(const void *p) { return vreinterpretq_s32_u8(vld1q_u8(p)); }
+
+INLINE vector multiply_vector(vector sum) { return vdotq_s32(sum, vdupq_n_s8(1), vdupq_n_s8(1)); }
+
+#include "vector_limits.h"
+
+void ce_neon_limits(ce_kernels *k) { set_limits(k, "sdot"); }
