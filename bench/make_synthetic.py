@@ -205,9 +205,7 @@ def synthetic_vocabulary(n_tokens: int) -> Vocabulary:
         eos_id=2,
         unk_id=0,
         add_bos=True,
-        add_eos=False,
         add_space_prefix=True,
-        chat_template=None,
     )
 
 

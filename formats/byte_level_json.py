@@ -14,7 +14,7 @@ from typing import Any
 
 from .errors import FormatError
 from .pre_tokenizers import GPT2_PATTERN, PRE_TOKENIZERS, SINGLE_DIGIT, expanded
-from .tokenizer_json import read_added_types, read_pieces
+from .tokenizer_json import merged_pair, read_added_types, read_pieces
 from .vocabulary import TokenType
 
 # What the model may say besides the vocabulary, for it to merge as we do.
@@ -89,16 +89,11 @@ def _read_merges(path: Path, merges: object, pieces: set[str]) -> Iterator[tuple
     if not isinstance(merges, list):
         raise FormatError(path, "model.merges", "must be a list")
     for i, merge in enumerate(merges):
-        pair = merge.split(" ") if isinstance(merge, str) else merge
-        if not (
-            isinstance(pair, list)
-            and len(pair) == 2
-            and all(isinstance(part, str) and part in pieces for part in pair)
-            and pair[0] + pair[1] in pieces
-        ):
+        pair = merged_pair(merge, pieces)
+        if pair is None or "".join(pair) not in pieces:
             what = "must be two pieces of the vocabulary that make a third"
             raise FormatError(path, f"model.merges[{i}]", what)
-        yield pair[0], pair[1]
+        yield pair
 
 
 def _name_of_pre_tokenizer(path: Path, found: dict[str, Any], ignores_merges: bool) -> str:

@@ -73,6 +73,14 @@ def read_pieces(path: Path, vocab: object) -> list[str]:
     return sorted(vocab, key=vocab.__getitem__)
 
 
+def merged_pair(merge: object, pieces: set[str]) -> tuple[str, str] | None:
+    """The two pieces that a merge joins, written "a b" or ["a", "b"]; None if it is malformed."""
+    match merge.split(" ") if isinstance(merge, str) else merge:
+        case [str(left), str(right)] if left in pieces and right in pieces:
+            return left, right
+    return None
+
+
 def _read_ranks(path: Path, merges: object, pieces: set[str]) -> dict[str, int]:
     """Pieces that merges make, to their rank: 0 is merged first."""
     if not isinstance(merges, list):
@@ -80,12 +88,8 @@ def _read_ranks(path: Path, merges: object, pieces: set[str]) -> dict[str, int]:
     ranks: dict[str, int] = {}
     last = None
     for i, merge in enumerate(merges):
-        pair = merge.split(" ") if isinstance(merge, str) else merge
-        if not (
-            isinstance(pair, list)
-            and len(pair) == 2
-            and all(isinstance(part, str) and part in pieces for part in pair)
-        ):
+        pair = merged_pair(merge, pieces)
+        if pair is None:
             raise FormatError(path, f"model.merges[{i}]", "must be two pieces of the vocabulary")
         made = pair[0] + pair[1]
         if made not in pieces or (made in ranks and made != last):

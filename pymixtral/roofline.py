@@ -108,6 +108,10 @@ class Limits:
         """The least time that the cost can take."""
         return max(cost.n_bytes / self.bytes_per_second, cost.n_products / self.products_per_second)
 
+    def fraction(self, cost: Cost, seconds: float) -> float:
+        """The part of what is possible that `seconds` for the cost is; 1 is the roof."""
+        return self.seconds(cost) / seconds
+
     def is_bound_by_memory(self, cost: Cost) -> bool:
         return cost.intensity < self.products_per_second / self.bytes_per_second
 

@@ -131,13 +131,17 @@ def _document(result: Result, limits: Limits | None, profile: bool) -> dict[str,
         document["roofline"] = {
             "bytes_per_second": result.cost.n_bytes / result.seconds,
             "products_per_second": result.cost.n_products / result.seconds,
-            "bound_by": "memory" if limits.is_bound_by_memory(result.cost) else "arithmetic",
-            "fraction": limits.seconds(result.cost) / result.seconds,
+            "bound_by": _bound_by(limits, result.cost),
+            "fraction": limits.fraction(result.cost, result.seconds),
             "limits": asdict(limits),
         }
     if profile:
         document["profile"] = result.profile
     return document
+
+
+def _bound_by(limits: Limits, cost: Cost) -> str:
+    return "memory" if limits.is_bound_by_memory(cost) else "arithmetic"
 
 
 # ---- Tables ----
@@ -167,11 +171,10 @@ def _roofline_lines(results: Sequence[Result], limits: Limits, threads: int) -> 
             _giga(amount / result.seconds)
             for amount in (result.cost.n_bytes, result.cost.n_products)
         )
-        bound = "memory" if limits.is_bound_by_memory(result.cost) else "arithmetic"
-        fraction = limits.seconds(result.cost) / result.seconds
+        fraction = limits.fraction(result.cost, result.seconds)
         yield (
             f"{result.test:8}  {read:>8} GB/s  {multiplied:>8} GMAC/s  "
-            f"{fraction:4.0%} of what {bound} allows"
+            f"{fraction:4.0%} of what {_bound_by(limits, result.cost)} allows"
         )
 
 

@@ -58,7 +58,7 @@ def draw_roofline(path: str, name: str, limits: Limits, tests: Sequence[Test]) -
         ha="right",
     )
     for test, colour in zip(tests, COLOURS, strict=True):
-        fraction = limits.seconds(test.cost) / test.seconds
+        fraction = limits.fraction(test.cost, test.seconds)
         axes.plot(
             test.cost.intensity,
             test.cost.n_products / test.seconds / 1e9,

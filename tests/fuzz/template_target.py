@@ -100,9 +100,7 @@ def _vocabulary(control_tokens: tuple[str, ...]) -> Vocabulary:
         eos_id=2,
         unk_id=0,
         add_bos=True,
-        add_eos=False,
         add_space_prefix=True,
-        chat_template=None,
     )
 
 
