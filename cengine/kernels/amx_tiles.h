@@ -34,8 +34,8 @@ static inline void tiles_configure(void) {
 static inline void tiles_release(void) { __asm__ volatile("tilerelease" : : : "memory"); }
 
 #define TILE_ZERO(n) __asm__ volatile("tilezero %%tmm" #n : :)
-#define TILE_LOAD_ROWS(n, from, row_bytes)                                                         \
-    __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #n                                               \
+#define TILE_LOAD_WITH(instruction, n, from, row_bytes)                                            \
+    __asm__ volatile(instruction " (%0,%1,1), %%tmm" #n                                            \
                      :                                                                             \
                      : "r"(from), "r"((intptr_t)(row_bytes))                                       \
                      : "memory")
@@ -44,8 +44,10 @@ static inline void tiles_release(void) { __asm__ volatile("tilerelease" : : : "m
                      :                                                                             \
                      : "r"(to), "r"((intptr_t)(row_bytes))                                         \
                      : "memory")
-#define TILE_LOAD(n, from) TILE_LOAD_ROWS(n, from, TILE_ROW_BYTES)
-#define TILE_STORE(to, n)  TILE_STORE_ROWS(to, n, TILE_ROW_BYTES)
+#define TILE_LOAD_ROWS(n, from, row_bytes) TILE_LOAD_WITH("tileloadd", n, from, row_bytes)
+#define TILE_LOAD(n, from)                 TILE_LOAD_ROWS(n, from, TILE_ROW_BYTES)
+#define TILE_LOAD_ONCE(n, from)            TILE_LOAD_WITH("tileloaddt1", n, from, TILE_ROW_BYTES)
+#define TILE_STORE(to, n)                  TILE_STORE_ROWS(to, n, TILE_ROW_BYTES)
 /* c += a * b; row p of b holds rows 2 p and 2 p + 1 of the matrix, side by side in pairs. */
 #define TILE_MULTIPLY_BF16(c, a, b)                                                                \
     __asm__ volatile("tdpbf16ps %%tmm" #b ", %%tmm" #a ", %%tmm" #c : :)
