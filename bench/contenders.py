@@ -1,4 +1,4 @@
-"""The engines that peers.py races: pymixtral in this process, llama.cpp in one of its own."""
+"""The engines that race: pymixtral in this process, another in one of its own."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import json
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,10 +38,16 @@ class Ours:
     """pymixtral, in this process."""
 
     def __init__(
-        self, model: Path, n_ctx: int, n_threads: int | None, kv_type: str, n_sequences: int
+        self,
+        model: Path,
+        n_ctx: int,
+        n_threads: int | None,
+        kv_type: str,
+        n_sequences: int,
+        tier: str | None = None,
     ) -> None:
         start = time.perf_counter()
-        self.llm = LLM(model, n_ctx=n_ctx, threads=n_threads, kv_type=kv_type)
+        self.llm = LLM(model, n_ctx=n_ctx, threads=n_threads, kv_type=kv_type, tier=tier)
         self.name = f"pymixtral ({self.llm.engine.tier}, KV {kv_type})"
         self._sessions = [self.llm.new_session() for _ in range(n_sequences)]
         self._depth = 0
@@ -77,45 +84,80 @@ class PeerError(Exception):
 
 
 class Peer:
-    """llama.cpp, in a process that runs peer_worker.py."""
+    """Another engine, in a process that runs peer_worker.py.
 
-    def __init__(self, python: str, model: Path, settings: dict[str, Any]) -> None:
+    Args:
+        python: an interpreter that has the package.
+        package: a key of PEER_DEFAULTS.
+        settings: those of bindings.py.
+
+    Raises:
+        PeerError: it cannot run, is not installed, or failed.
+    """
+
+    def __init__(self, python: str, package: str, model: Path, settings: dict[str, int]) -> None:
         start = time.perf_counter()
         worker = Path(__file__).with_name("peer_worker.py")
-        self._process = subprocess.Popen(
-            [python, str(worker), str(model), json.dumps(settings)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
+        self._python = python
+        self._process = start_process(
+            [python, str(worker), package, str(model), json.dumps(settings)], subprocess.PIPE
         )
-        shown = ", ".join(f"{key} {settings[key]:d}" for key in PEER_DEFAULTS)
-        self.name = f"llama_cpp {self._answer()['version']} ({shown})"
+        self.name = f"{package} {self._answer()['version']} ({shown(package, settings)})"
         self.measure("prefill", WARM_UP_IDS)
         self.seconds_to_ready = time.perf_counter() - start
 
     def measure(self, test: str, ids: list[int]) -> float:
-        print(json.dumps({"test": test, "ids": ids}), file=self._process.stdin, flush=True)
+        try:
+            print(json.dumps({"test": test, "ids": ids}), file=self._process.stdin, flush=True)
+        except BrokenPipeError:
+            raise PeerError(f"{self._python} ended ({self._process.wait()})") from None
         return float(self._answer()["seconds"])
 
     def _answer(self) -> dict[str, Any]:
         line = self._process.stdout.readline()
-        answer = json.loads(line) if line else {"error": f"ended ({self._process.wait()})"}
+        if not line:
+            raise PeerError(f"{self._python} ended ({self._process.wait()})")
+        try:
+            answer = json.loads(line)
+        except json.JSONDecodeError:
+            raise PeerError(f"{self._python} is no Python: it said {line.strip()!r}") from None
         if "error" in answer:
             raise PeerError(answer["error"])
         return answer
 
     def close(self) -> None:
-        self._process.stdin.close()
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
         self._process.stdout.close()
         self._process.wait()
 
 
-PEER_DEFAULTS = {"n_batch": 512, "flash_attn": 0, "repack": 1, "kv_q8_0": 0, "kv_unified": 0}
+def start_process(command: list[str], stdin: int = subprocess.DEVNULL) -> subprocess.Popen[str]:
+    """A process whose output is read.
+
+    Raises:
+        PeerError: there is no such program, or it cannot run.
+    """
+    try:
+        return subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, text=True)
+    except OSError as error:
+        raise PeerError(f"cannot run {command[0]}: {error.strerror}") from None
+
+
+PEER_DEFAULTS = {
+    "llama_cpp": {"n_batch": 512, "flash_attn": 0, "repack": 1, "kv_q8_0": 0, "kv_unified": 0},
+    "ik_llama_cpp": {"n_batch": 512, "flash_attn": 1, "repack": 0, "kv_q8_0": 0, "fused_moe": 1},
+}
+
+
+def shown(package: str, settings: dict[str, int]) -> str:
+    """The settings that tell peers of a package apart."""
+    return ", ".join(f"{key} {settings[key]:d}" for key in PEER_DEFAULTS[package])
 
 
 def peer_settings(text: str) -> dict[str, int]:
-    """`n_batch=2048,repack=0` as a dict, with defaults for what it leaves out."""
-    settings = dict(PEER_DEFAULTS)
+    """`n_batch=2048,repack=0` of llama.cpp as a dict, with defaults for what it leaves out."""
+    settings = dict(PEER_DEFAULTS["llama_cpp"])
     for part in filter(None, text.split(",")):
         key, _, value = part.partition("=")
         if key not in settings or not value.isdecimal():

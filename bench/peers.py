@@ -37,14 +37,14 @@ def loaded(options: argparse.Namespace) -> Iterator[tuple[Ours, list[Peer]]]:
     peers: list[Peer] = []
     ours = Ours(options.model, n_ctx, options.threads, options.kv_type, options.sequences)
     with closing(ours), ExitStack() as stack:
-        for settings in options.peer or [PEER_DEFAULTS]:
+        for settings in options.peer or [PEER_DEFAULTS["llama_cpp"]]:
             settings = settings | {
                 "n_ctx": n_ctx,
                 "n_threads": ours.llm.engine.threads,
                 "n_sequences": options.sequences,
             }
             try:
-                peer = Peer(options.peer_python, options.model, settings)
+                peer = Peer(options.peer_python, "llama_cpp", options.model, settings)
             except PeerError as error:
                 print(f"llama_cpp is left out: {error}", file=sys.stderr)
                 break
@@ -109,7 +109,13 @@ def run(ours: Ours, peers: list[Peer], options: argparse.Namespace) -> Race:
 
 
 def main() -> None:
-    options = parse_arguments()
+    try:
+        race_and_print(parse_arguments())
+    except PeerError as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+def race_and_print(options: argparse.Namespace) -> None:
     with loaded(options) as (ours, peers):
         race = run(ours, peers, options)
         facts: dict[str, Any] = {
