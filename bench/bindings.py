@@ -2,8 +2,8 @@
 
 No Python runs per token. This file needs no pymixtral, so that any interpreter that has a binding
 can use it. Settings are numbers, 0 and 1 for off and on: n_ctx (of a sequence), n_threads,
-n_sequences, n_batch (both the logical and the physical batch), flash_attn, repack, kv_q8_0, and what
-a class adds.
+n_sequences, n_batch (both the logical and the physical batch), flash_attn, repack, kv_q8_0, and
+what a class adds.
 """
 
 from __future__ import annotations

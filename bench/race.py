@@ -43,9 +43,10 @@ class Race:
     bandwidths: list[float] = field(default_factory=list)  # bytes per second
 
     def run_round(
-        self, contenders: Sequence[Contender], bandwidth: ReadBandwidth, ids: list[int]
+        self, contenders: Sequence[Contender], bandwidth: ReadBandwidth | None, ids: list[int]
     ) -> None:
-        self.bandwidths.append(bandwidth.measure())
+        if bandwidth is not None:
+            self.bandwidths.append(bandwidth.measure())
         for test, n in self.sizes.items():
             for contender in contenders:
                 time.sleep(PAUSE)

@@ -69,6 +69,15 @@ def decode_cost(gguf: GGUFFile, hparams: HParams, first: int, n_tokens: int) -> 
     return Cost(n_bytes, n_products)
 
 
+def expert_products(gguf: GGUFFile, hparams: HParams) -> float:
+    """Multiply-adds of one token with the experts that it chose, in all layers."""
+    return sum(
+        math.prod(tensor.shape) * _share_used(role, hparams)
+        for tensor, role in _matrices(gguf, hparams)
+        if role in _EXPERT_ROLES
+    )
+
+
 def _matrices(gguf: GGUFFile, hparams: HParams) -> Iterator[tuple[TensorInfo, TensorRole]]:
     """The tensors that are read as a whole, those of experts by the tokens that chose them."""
     for tensor in gguf.tensors.values():

@@ -1,0 +1,138 @@
+"""Measures the table of targets, and writes bench/RESULTS.md.
+
+    python bench/table.py --list
+    python bench/table.py --models FOLDER --peer-python PEER/bin/python --ik-python IK/bin/python
+    python bench/table.py ... --row decode-Q4_0 --row first-token --again
+
+For each row, first the sweep: the peer alone, with each of its settings. Then we race the best of
+them. What a row gave is kept at once, in JSON lines beside the results, so that a run that was cut
+off goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from contenders import PeerError
+from measurements import Setup, measure, say
+from results import Record, append_record, read_records, render
+from targets import MODELS, ROWS, Row
+
+from pymixtral import PymixtralError, _cengine
+from pymixtral.engine import default_threads
+
+BENCH = Path(__file__).parent
+
+
+def parse_arguments() -> argparse.Namespace:
+    names = [row.name for row in ROWS]
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        epilog=__doc__.split("\n\n", 1)[1],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--list", action="store_true", help="show the rows, and measure nothing")
+    parser.add_argument("--models", type=Path, default=Path(), help="folder of the model files (.)")
+    parser.add_argument(
+        "--peer-python", default=sys.executable, help="an interpreter that has llama_cpp (this one)"
+    )
+    parser.add_argument(
+        "--ik-python", default=sys.executable, help="one that has ik_llama_cpp (this one)"
+    )
+    parser.add_argument(
+        "--row", action="append", choices=names, metavar="NAME", help="only this; can be repeated"
+    )
+    parser.add_argument("--again", action="store_true", help="measure rows anew that have results")
+    parser.add_argument("-r", "--rounds", type=int, default=5, help="rounds of a race (5)")
+    parser.add_argument("-t", "--threads", type=int, help="default: all that may be used")
+    parser.add_argument("--out", type=Path, default=BENCH / "RESULTS.md", help="bench/RESULTS.md")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse_arguments()
+    if options.list:
+        list_rows(ROWS)
+        return
+    kept = options.out.with_suffix(".jsonl")
+    setup = make_setup(options)
+    for row in ROWS:
+        if options.row and row.name not in options.row:
+            continue
+        record = read_records(kept).get(row.name)
+        if record is not None and record.not_run is None and not options.again:
+            say(f"{row.name}: has a result already (--again measures it anew)")
+            continue
+        say(f"{row.name}:")
+        record = run_row(row, setup)
+        if record.not_run:
+            say(f"  NOT RUN: {record.not_run}")
+        for figure in record.figures:
+            say("  " + " | ".join(filter(None, figure.cells())))
+        append_record(kept, record)
+        options.out.write_text(render(ROWS, read_records(kept)), encoding="utf-8")
+    say(f"wrote {options.out}")
+
+
+def list_rows(rows: Sequence[Row]) -> None:
+    for row in rows:
+        tried = len(row.sweep()) if row.choices else 0
+        print(f"{row.name:28} {row.model:28} {row.package:12} {tried:3} settings in the sweep")
+
+
+def run_row(row: Row, setup: Setup) -> Record:
+    """What the row gave, or why it was not run."""
+    path = setup.path(row)
+    if not path.exists():
+        how = f"there is no {row.model}; make it: python bench/make_synthetic.py {row.model} "
+        return Record(row.name, setup.facts, not_run=how + MODELS[row.model])
+    try:
+        return measure(row, setup)
+    except (PeerError, PymixtralError, subprocess.CalledProcessError) as error:
+        return Record(row.name, setup.facts, not_run=str(error))
+
+
+def make_setup(options: argparse.Namespace) -> Setup:
+    threads = options.threads or default_threads()
+    return Setup(
+        models=options.models,
+        pythons={"llama_cpp": options.peer_python, "ik_llama_cpp": options.ik_python},
+        threads=threads,
+        rounds=options.rounds,
+        facts={
+            "date": datetime.date.today().isoformat(),
+            "CPU": cpu_model(),
+            "cores": f"{len(os.sched_getaffinity(0))}, {threads} threads",
+            "our compiler": our_compiler(),
+            "rounds": str(options.rounds),
+            "command": f"`python bench/table.py {command_line()}`",
+        },
+    )
+
+
+def cpu_model() -> str:
+    found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return found.group(1) if found else "unknown"
+
+
+def our_compiler() -> str:
+    """As it signed the compiled module."""
+    found = re.search(rb"(GCC: |clang version )[\x20-\x7e]+", Path(_cengine.__file__).read_bytes())
+    return found.group().decode() if found else "unknown"
+
+
+def command_line() -> str:
+    """This run's arguments, with the last parts of paths alone."""
+    return shlex.join(Path(word).name if word.startswith("/") else word for word in sys.argv[1:])
+
+
+if __name__ == "__main__":
+    main()
