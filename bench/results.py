@@ -99,11 +99,19 @@ def append_record(path: Path, record: Record) -> None:
 
 
 def read_records(path: Path) -> dict[str, Record]:
-    """The last record of each row."""
+    """The last record of each row; a row that gave something is not undone by a later failure."""
     if not path.exists():
         return {}
-    documents = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-    return {document["row"]: _record(document) for document in documents}
+    kept: dict[str, Record] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        record = _record(json.loads(line))
+        if is_done(record) or not is_done(kept.get(record.row)):
+            kept[record.row] = record
+    return kept
+
+
+def is_done(record: Record | None) -> bool:
+    return record is not None and record.not_run is None
 
 
 def _record(document: dict[str, Any]) -> Record:
@@ -121,8 +129,8 @@ def _record(document: dict[str, Any]) -> Record:
 
 def render(rows: Sequence[Row], records: dict[str, Record]) -> str:
     """RESULTS.md: the table, what was not run, and the sweeps."""
-    done = [(row, records[row.name]) for row in rows if _is_done(records.get(row.name))]
-    missing = [row for row in rows if not _is_done(records.get(row.name))]
+    done = [(row, records[row.name]) for row in rows if is_done(records.get(row.name))]
+    missing = [row for row in rows if not is_done(records.get(row.name))]
     sections = [
         "# Results\n\nWritten by `bench/table.py`; [README.md](README.md) tells how to repeat it. "
         "Speeds are medians of interleaved rounds; the spread is (fastest - slowest) / median; "
@@ -140,10 +148,6 @@ def render(rows: Sequence[Row], records: dict[str, Record]) -> str:
     )
     sections += ["\n".join(_sweep(row, record)) for row, record in done if record.sweep]
     return "\n\n".join(section for section in sections if section) + "\n"
-
-
-def _is_done(record: Record | None) -> bool:
-    return record is not None and record.not_run is None
 
 
 def _facts(records: Sequence[Record]) -> Iterator[str]:

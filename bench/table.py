@@ -23,7 +23,7 @@ from pathlib import Path
 
 from contenders import PeerError
 from measurements import Setup, measure, say
-from results import Record, append_record, read_records, render
+from results import Record, append_record, is_done, read_records, render
 from targets import MODELS, ROWS, Row
 
 from pymixtral import PymixtralError, _cengine
@@ -68,7 +68,7 @@ def main() -> None:
         if options.row and row.name not in options.row:
             continue
         record = read_records(kept).get(row.name)
-        if record is not None and record.not_run is None and not options.again:
+        if is_done(record) and not options.again:
             say(f"{row.name}: has a result already (--again measures it anew)")
             continue
         say(f"{row.name}:")
@@ -130,8 +130,8 @@ def our_compiler() -> str:
 
 
 def command_line() -> str:
-    """This run's arguments, with the last parts of paths alone."""
-    return shlex.join(Path(word).name if word.startswith("/") else word for word in sys.argv[1:])
+    """This run's arguments, without the folders of absolute paths."""
+    return re.sub(r"(^|[ =])/[^ ]*/", r"\1", shlex.join(sys.argv[1:]))
 
 
 if __name__ == "__main__":
