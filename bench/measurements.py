@@ -19,7 +19,7 @@ from race import Race, Result
 from results import RATIO, Figure, Record, Speed, Trial, best_trial
 from targets import MEMORY_ERROR, NONE, Row
 
-from pymixtral import Phase
+from pymixtral import Phase, PymixtralError
 from pymixtral.loader import open_model
 from pymixtral.roofline import decode_cost, expert_products, measure_limits
 
@@ -52,6 +52,7 @@ def measure(row: Row, setup: Setup) -> Record:
     Raises:
         PeerError: the peer cannot run.
         PymixtralError: we cannot, as on a CPU that has not the row's tier.
+        FormatError: the model file is malformed.
     """
     if row.test == "memory":
         return _measure_memory(row, setup)
@@ -279,8 +280,10 @@ def _measure_first_token(row: Row, setup: Setup) -> Record:
 def _measure_memory(row: Row, setup: Setup) -> Record:
     script = Path(__file__).with_name("resident_memory.py")
     command = [sys.executable, str(script), str(setup.path(row)), "--prompt", str(row.n)]
-    output = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
-    found = json.loads(output)
+    process = subprocess.run(command, stdout=subprocess.PIPE)
+    if process.returncode:
+        raise PymixtralError(f"{script.name} failed ({process.returncode})")
+    found = json.loads(process.stdout)
     estimate, resident = found["estimate"], found["resident"]
     return Record(
         row.name,

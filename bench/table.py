@@ -16,7 +16,6 @@ import datetime
 import os
 import re
 import shlex
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +25,7 @@ from measurements import Setup, measure, say
 from results import Record, append_record, is_done, read_records, render
 from targets import MODELS, ROWS, Row
 
-from pymixtral import PymixtralError, _cengine
+from pymixtral import FormatError, PymixtralError, _cengine
 from pymixtral.engine import default_threads
 
 BENCH = Path(__file__).parent
@@ -96,7 +95,7 @@ def run_row(row: Row, setup: Setup) -> Record:
         return Record(row.name, setup.facts, not_run=how + MODELS[row.model])
     try:
         return measure(row, setup)
-    except (PeerError, PymixtralError, subprocess.CalledProcessError) as error:
+    except (PeerError, PymixtralError, FormatError) as error:
         return Record(row.name, setup.facts, not_run=str(error))
 
 
