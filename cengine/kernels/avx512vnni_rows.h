@@ -70,9 +70,8 @@ INLINE __m128i load_128(const uint8_t *p) { return _mm_loadu_si128((const __m128
 
 /* The low nibbles of 16 bytes, then the high ones; of one row, then of the other. */
 INLINE bytes low_then_high(slice s, size_t at) {
-    const __m256i pair = _mm256_set_m128i(load_128(s.row[1] + at), load_128(s.row[0] + at));
-    const __m512i twice = _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 1, 0, 1, 2, 3, 2, 3),
-                                                   _mm512_castsi256_si512(pair));
+    const __m512i first = _mm512_broadcast_i32x4(load_128(s.row[0] + at));
+    const __m512i twice = _mm512_mask_broadcast_i32x4(first, 0xff00, load_128(s.row[1] + at));
     const __m512i shift = _mm512_setr_epi64(0, 0, 4, 4, 0, 0, 4, 4);
     return (bytes)_mm512_and_si512(_mm512_srlv_epi64(twice, shift), _mm512_set1_epi8(15));
 }

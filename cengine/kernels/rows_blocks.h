@@ -152,13 +152,16 @@ INLINE bytes quants_q8_0(slice s, int sub) {
     return load_columns(s, offsetof(ce_block_q8_0, qs));
 }
 
-/* A block's scale is its first half float, and its min the second one's negative. */
+/* A block's scale is its first half float, and its min the second one's negative. All are read with
+ * the 16 bytes that each of these blocks has, as the rest of them is wanted too. */
 INLINE void scales_of_blocks(row_scales *s, const uint8_t *const row[ROWS], int n,
                              size_t block_bytes, bool has_min) {
     for (int b = 0; b < n; b++) {
-        s->scale[b] = half_of_rows(row, b * block_bytes);
+        ints word[4];
+        words_of_rows(word, row, b * block_bytes);
+        s->scale[b] = half_in_lane(word[0]);
         if (has_min) {
-            s->min[b] = -half_of_rows(row, b * block_bytes + sizeof(uint16_t));
+            s->min[b] = -half_in_lane(word[0] >> 16);
         }
     }
 }

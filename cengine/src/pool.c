@@ -3,12 +3,16 @@
  * lowering it. When the caller finds no chunk left it closes the loop and waits for those
  * inside only: a worker that another process keeps off its core is never waited for.
  *
+ * A worker ends its turn of its own accord after some time, between two chunks: on a core that
+ * another process wants as well it would be stopped within one, and the loop would wait for it.
+ *
  * Both sides spin before they sleep. A decode step has some five loops a layer, a few dozen
  * microseconds apart, and a futex wake-up costs about as much as such a loop. */
 #define _GNU_SOURCE
 #include "pool.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -20,7 +24,8 @@
 #define COUNT_MASK (OPEN - 1)
 #define ONE_LOOP   ((uint64_t)1 << 32)
 
-enum { SPIN_NANOSECONDS = 50000, SPINS_PER_LOOK = 64 };
+/* A turn is shorter than any scheduler's time slice, and long beside a yield to nobody. */
+enum { SPIN_NANOSECONDS = 50000, SPINS_PER_LOOK = 64, TURN_NANOSECONDS = 1000000 };
 
 typedef struct {
     ce_pool *pool;
@@ -65,12 +70,15 @@ bool ce_cancelled(const ce_cancel *cancel) {
     return false;
 }
 
-static void run_chunks(ce_pool *pool, int thread) {
+/* Until no chunk is left: true; or until the worker's turn ends. */
+static bool run_chunks(ce_pool *pool, int thread, int64_t turn_end) {
     for (;;) {
         int64_t i = atomic_fetch_add(&pool->next_chunk, 1);
         if (i >= pool->n_chunks || ce_cancelled(pool->cancel))
-            return;
+            return true;
         pool->fn(pool->ctx, i, thread);
+        if (ce_nanoseconds() > turn_end)
+            return false;
     }
 }
 
@@ -136,15 +144,21 @@ static void *worker_main(void *arg) {
     worker *self = arg;
     ce_pool *pool = self->pool;
     uint64_t last_loop = 0;
+    int64_t turn_end = 0;
     for (;;) {
         wait_until(pool, worker_may_go, &last_loop, &pool->work, &pool->n_sleeping);
         if (atomic_load(&pool->quit))
             return NULL;
         if (!enter(pool, &last_loop))
             continue;
-        run_chunks(pool, self->index);
+        const bool loop_done = run_chunks(pool, self->index, turn_end);
         if ((atomic_fetch_sub(&pool->state, 1) & COUNT_MASK) == 1)
             wake(pool, &pool->done, &pool->caller_sleeping);
+        if (!loop_done) {
+            last_loop = 0; /* to come back to this loop, if it is still open */
+            sched_yield();
+            turn_end = ce_nanoseconds() + TURN_NANOSECONDS;
+        }
     }
 }
 
@@ -156,7 +170,7 @@ void ce_pool_run(ce_pool *pool, int64_t n_chunks, ce_chunk_fn *fn, void *ctx,
     pool->cancel = cancel;
     atomic_store(&pool->next_chunk, 0);
     if (n_chunks <= 1 || pool->n_threads == 1) {
-        run_chunks(pool, 0);
+        run_chunks(pool, 0, INT64_MAX);
         return;
     }
     uint64_t loop = atomic_load(&pool->state) / ONE_LOOP + 1;
@@ -164,7 +178,7 @@ void ce_pool_run(ce_pool *pool, int64_t n_chunks, ce_chunk_fn *fn, void *ctx,
         loop = 1; /* 0 is what a worker that has seen no loop holds */
     atomic_store(&pool->state, loop * ONE_LOOP | OPEN);
     wake(pool, &pool->work, &pool->n_sleeping);
-    run_chunks(pool, 0);
+    run_chunks(pool, 0, INT64_MAX);
     atomic_fetch_and(&pool->state, ~OPEN);
     wait_until(pool, nobody_inside, NULL, &pool->done, &pool->caller_sleeping);
 }
