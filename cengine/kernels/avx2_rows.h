@@ -159,12 +159,24 @@ INLINE __m256i merge_64(__m256i ab, __m256i cd) {
     return _mm256_add_epi32(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
 }
 
+/* [a, b, c, d] in each half, in full, where sums of two lanes fit 16 bits. */
+INLINE __m256i merge_short(__m256i a, __m256i b, __m256i c, __m256i d) {
+    const __m256i ones = _mm256_set1_epi16(1);
+    const __m256i ab = _mm256_madd_epi16(_mm256_packs_epi32(a, b), ones);
+    const __m256i cd = _mm256_madd_epi16(_mm256_packs_epi32(c, d), ones);
+    return _mm256_madd_epi16(_mm256_packs_epi32(ab, cd), ones);
+}
+
+INLINE __m256i merge(const __m256i v[4], bool short_sums) {
+    return short_sums ? merge_short(v[0], v[1], v[2], v[3])
+                      : merge_64(merge_32(v[0], v[1]), merge_32(v[2], v[3]));
+}
+
 /* From sums of four columns, row by row: lane i = the sum of columns 0 ... 15, and of columns
- * 16 ... 31, of row i. */
-INLINE void sum_halves(ints half[2], const ints sums[VECTORS]) {
+ * 16 ... 31, of row i. With short_sums, those of eight columns fit 16 bits. */
+INLINE void sum_halves(ints half[2], const ints sums[VECTORS], bool short_sums) {
     const __m256i *v = (const __m256i *)sums;
-    const __m256i low = merge_64(merge_32(v[0], v[1]), merge_32(v[2], v[3]));
-    const __m256i high = merge_64(merge_32(v[4], v[5]), merge_32(v[6], v[7]));
+    const __m256i low = merge(v, short_sums), high = merge(v + 4, short_sums);
     half[0] = (ints)_mm256_permute2x128_si256(low, high, 0x20);
     half[1] = (ints)_mm256_permute2x128_si256(low, high, 0x31);
 }

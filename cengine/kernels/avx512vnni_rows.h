@@ -182,12 +182,24 @@ INLINE __m512i merge_64(__m512i ab, __m512i cd) {
     return _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
 }
 
+/* [a, b, c, d] in each quarter, in full, where sums of two lanes fit 16 bits. */
+INLINE __m512i merge_short(__m512i a, __m512i b, __m512i c, __m512i d) {
+    const __m512i ones = _mm512_set1_epi16(1);
+    const __m512i ab = _mm512_madd_epi16(_mm512_packs_epi32(a, b), ones);
+    const __m512i cd = _mm512_madd_epi16(_mm512_packs_epi32(c, d), ones);
+    return _mm512_madd_epi16(_mm512_packs_epi32(ab, cd), ones);
+}
+
+INLINE __m512i merge(const __m512i v[4], bool short_sums) {
+    return short_sums ? merge_short(v[0], v[1], v[2], v[3])
+                      : merge_64(merge_32(v[0], v[1]), merge_32(v[2], v[3]));
+}
+
 /* From sums of four columns, row by row: lane i = the sum of columns 0 ... 15, and of columns
- * 16 ... 31, of row i. */
-INLINE void sum_halves(ints half[2], const ints sums[VECTORS]) {
+ * 16 ... 31, of row i. With short_sums, those of eight columns fit 16 bits. */
+INLINE void sum_halves(ints half[2], const ints sums[VECTORS], bool short_sums) {
     const __m512i *v = (const __m512i *)sums;
-    const __m512i low = merge_64(merge_32(v[0], v[1]), merge_32(v[2], v[3]));
-    const __m512i high = merge_64(merge_32(v[4], v[5]), merge_32(v[6], v[7]));
+    const __m512i low = merge(v, short_sums), high = merge(v + 4, short_sums);
     half[0] = (ints)even_quarters(low, high);
     half[1] = (ints)odd_quarters(low, high);
 }

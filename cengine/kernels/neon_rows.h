@@ -135,7 +135,8 @@ INLINE void transpose(bytes out[8], const bytes v[VECTORS]) {
 
 /* From sums of four columns, vector by vector: lane i = the sum of columns 0 ... 15, and of columns
  * 16 ... 31, of row i. */
-INLINE void sum_halves(ints half[2], const ints sums[VECTORS]) {
+INLINE void sum_halves(ints half[2], const ints sums[VECTORS], bool short_sums) {
+    (void)short_sums; /* one instruction adds pairs of any */
     const int32x4_t *v = (const int32x4_t *)sums;
     for (int h = 0; h < 2; h++) {
         half[h] = (ints)vpaddq_s32(vpaddq_s32(v[h], v[2 + h]), vpaddq_s32(v[4 + h], v[6 + h]));

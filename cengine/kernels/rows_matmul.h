@@ -87,6 +87,12 @@ INLINE void prefetch_part(const block_format *f, const uint8_t *const row[ROWS],
 
 enum { STREAM_SPANS_AHEAD = 4 };
 
+/* Whether the sums of eight products fit 16 bits: the activations are -127 ... 127. */
+INLINE bool has_short_sums(const block_format *f) {
+    const int above = f->max_quant - f->offset;
+    return 8 * 127 * (above > f->offset ? above : f->offset) <= INT16_MAX;
+}
+
 /* acc plus the product of block b of the span with the activations' block `at`. */
 INLINE floats stream_block(const block_format *f, floats acc, const uint8_t *const row[ROWS],
                            const row_scales *s, int b, const ce_acts *x, int at) {
@@ -100,7 +106,7 @@ INLINE floats stream_block(const block_format *f, floats acc, const uint8_t *con
         const ints start = offset_of(f) != 0 ? zero - dot_4(zero, offset, xq, false) : zero;
         sums[k] = dot_4(start, quants_at(f, row, k, b), xq, f->is_signed);
     }
-    sum_halves(half, sums);
+    sum_halves(half, sums, has_short_sums(f));
     block_terms terms = {.scale = x->scale[at], .scaled_sum = x->scale[at] * (float)x->sum[at]};
     if (f->has_min_mult) {
         terms.half_sum[0] = sum_16(q);
