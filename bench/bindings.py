@@ -95,14 +95,31 @@ class Binding:
             raise RuntimeError(f"llama_decode of {self.package} gave {code}")
         return self.lib.llama_get_logits(self.context)
 
+    def _load_model(self, path: bytes, settings: Settings) -> Any:
+        params = self.lib.llama_model_default_params()
+        self._set_model(params, settings)
+        return self.lib.llama_model_load_from_file(path, params)
+
+    def _make_context(self, settings: Settings) -> Any:
+        params = self.lib.llama_context_default_params()
+        params.n_seq_max = settings["n_sequences"]
+        params.n_ctx = settings["n_ctx"] * settings["n_sequences"]
+        if settings["kv_q8_0"]:
+            params.type_k = params.type_v = GGML_TYPE_Q8_0
+        params.n_batch = params.n_ubatch = settings["n_batch"]
+        params.n_threads = params.n_threads_batch = settings["n_threads"]
+        self._set_context(params, settings)
+        return self.lib.llama_init_from_model(self.model, params)
+
     def _load_library(self) -> None:
         """Sets `lib` and `version`."""
         raise NotImplementedError
 
-    def _load_model(self, path: bytes, settings: Settings) -> Any:
+    def _set_model(self, params: Any, settings: Settings) -> None:
         raise NotImplementedError
 
-    def _make_context(self, settings: Settings) -> Any:
+    def _set_context(self, params: Any, settings: Settings) -> None:
+        """Sets what the libraries do not have in common."""
         raise NotImplementedError
 
     def _truncate(self, sequence: int, n: int) -> None:
@@ -128,22 +145,12 @@ class LlamaCpp(Binding):
         self.version = llama_cpp.__version__
         self.lib = llama_cpp.llama_cpp
 
-    def _load_model(self, path: bytes, settings: Settings) -> Any:
-        params = self.lib.llama_model_default_params()
+    def _set_model(self, params: Any, settings: Settings) -> None:
         params.use_extra_bufts = settings["repack"]
-        return self.lib.llama_model_load_from_file(path, params)
 
-    def _make_context(self, settings: Settings) -> Any:
-        params = self.lib.llama_context_default_params()
-        params.n_seq_max = settings["n_sequences"]
-        params.n_ctx = settings["n_ctx"] * settings["n_sequences"]
+    def _set_context(self, params: Any, settings: Settings) -> None:
         params.kv_unified = settings["kv_unified"]
-        if settings["kv_q8_0"]:
-            params.type_k = params.type_v = GGML_TYPE_Q8_0
-        params.n_batch = params.n_ubatch = settings["n_batch"]
-        params.n_threads = params.n_threads_batch = settings["n_threads"]
         params.flash_attn_type = settings["flash_attn"]  # llama_flash_attn_type: 0 off, 1 on
-        return self.lib.llama_init_from_model(self.model, params)
 
     def _truncate(self, sequence: int, n: int) -> None:
         memory = self.lib.llama_get_memory(self.context)
@@ -192,23 +199,13 @@ class IkLlamaCpp(Binding):
                 "use 0.1.5"
             )
 
-    def _load_model(self, path: bytes, settings: Settings) -> Any:
-        params = self.lib.llama_model_default_params()
+    def _set_model(self, params: Any, settings: Settings) -> None:
         params.repack_tensors = settings["repack"]
         params.flash_attn = settings["flash_attn"]
-        return self.lib.llama_model_load_from_file(path, params)
 
-    def _make_context(self, settings: Settings) -> Any:
-        params = self.lib.llama_context_default_params()
-        params.n_seq_max = settings["n_sequences"]
-        params.n_ctx = settings["n_ctx"] * settings["n_sequences"]
-        if settings["kv_q8_0"]:
-            params.type_k = params.type_v = GGML_TYPE_Q8_0
-        params.n_batch = params.n_ubatch = settings["n_batch"]
-        params.n_threads = params.n_threads_batch = settings["n_threads"]
+    def _set_context(self, params: Any, settings: Settings) -> None:
         params.flash_attn = settings["flash_attn"]
         params.fused_moe_up_gate = settings["fused_moe"]
-        return self.lib.llama_init_from_model(self.model, params)
 
     def _truncate(self, sequence: int, n: int) -> None:
         self.lib.llama_kv_cache_seq_rm(self.context, sequence, n, -1)

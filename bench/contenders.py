@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from pymixtral import LLM, Phase
 from pymixtral.engine import EvalItem
+from pymixtral.roofline import decode_cost
 
 # The first prompt is not raced: page faults and repacking fall into it. It touches every expert.
 WARM_UP_IDS = list(range(64))
@@ -53,6 +54,11 @@ class Ours:
         self._depth = 0
         self.measure("prefill", WARM_UP_IDS)
         self.seconds_to_ready = time.perf_counter() - start
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Of the weights that a generated token needs."""
+        return round(decode_cost(self.llm.file.gguf, self.llm.file.hparams, 0, 1).n_bytes)
 
     def measure(self, test: str, ids: list[int]) -> float:
         if test in ("fill", "batch"):

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from targets import MEMORY_ERROR, NONE, Row
 
 from pymixtral import Phase, PymixtralError
 from pymixtral.loader import open_model
-from pymixtral.roofline import decode_cost, expert_products, measure_limits
+from pymixtral.roofline import expert_products, measure_limits
 
 SWEEP_ROUNDS = 2
 EXPERT_MATMULS = ("gate, up, SiLU", "down")  # parts of Engine.op_seconds
@@ -193,9 +194,7 @@ def _start_peer(row: Row, setup: Setup, settings: dict[str, int]) -> Peer:
 
 
 def _new_race(row: Row, ours: Ours) -> Race:
-    file = ours.llm.file
-    n_bytes = decode_cost(file.gguf, file.hparams, row.depth, 1).n_bytes
-    return Race(sizes={row.test: _n_tokens(row)}, bytes_per_token=round(n_bytes))
+    return Race(sizes={row.test: _n_tokens(row)}, bytes_per_token=ours.bytes_per_token)
 
 
 def _expert_seconds(ours: Ours) -> float:
@@ -221,10 +220,15 @@ def _n_ctx(row: Row) -> int:
 
 def _random_ids(row: Row, setup: Setup, seed: int = 0) -> list[int]:
     """Those of the depth, then those of the test."""
-    file = open_model(setup.path(row))
-    with closing(file.gguf):
-        n_vocab = file.hparams.n_vocab
+    n_vocab = _n_vocab(setup.path(row))
     return np.random.default_rng(seed).integers(0, n_vocab, row.depth + _n_tokens(row)).tolist()
+
+
+@cache
+def _n_vocab(model: Path) -> int:
+    file = open_model(model)
+    with closing(file.gguf):
+        return file.hparams.n_vocab
 
 
 def _of_test(row: Row, ids: list[int]) -> list[int]:

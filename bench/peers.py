@@ -26,8 +26,6 @@ from bandwidth import ReadBandwidth
 from contenders import PEER_DEFAULTS, WARM_UP_IDS, Ours, Peer, PeerError, peer_settings
 from race import Race, print_table
 
-from pymixtral.roofline import decode_cost
-
 
 @contextmanager
 def loaded(options: argparse.Namespace) -> Iterator[tuple[Ours, list[Peer]]]:
@@ -97,10 +95,7 @@ def run(ours: Ours, peers: list[Peer], options: argparse.Namespace) -> Race:
     depth_ids = random.integers(0, ours.llm.n_vocab, options.depth).tolist()
     for contender in (ours, *peers) if options.depth else ():
         contender.measure("fill", depth_ids)
-    race = Race(
-        sizes=sizes,
-        bytes_per_token=round(decode_cost(ours.llm.file.gguf, ours.llm.file.hparams, 0, 1).n_bytes),
-    )
+    race = Race(sizes=sizes, bytes_per_token=ours.bytes_per_token)
     for i in range(options.rounds):
         print(f"round {i + 1} of {options.rounds}", file=sys.stderr)
         ids = random.integers(0, ours.llm.n_vocab, max(race.sizes.values())).tolist()

@@ -62,12 +62,12 @@ def main() -> None:
         list_rows(ROWS)
         return
     kept = options.out.with_suffix(".jsonl")
+    records = read_records(kept)
     setup = make_setup(options)
     for row in ROWS:
         if options.row and row.name not in options.row:
             continue
-        record = read_records(kept).get(row.name)
-        if is_done(record) and not options.again:
+        if is_done(records.get(row.name)) and not options.again:
             say(f"{row.name}: has a result already (--again measures it anew)")
             continue
         say(f"{row.name}:")
@@ -77,7 +77,8 @@ def main() -> None:
         for figure in record.figures:
             say("  " + " | ".join(filter(None, figure.cells())))
         append_record(kept, record)
-        options.out.write_text(render(ROWS, read_records(kept)), encoding="utf-8")
+        records = read_records(kept)
+        options.out.write_text(render(ROWS, records), encoding="utf-8")
     say(f"wrote {options.out}")
 
 
