@@ -159,16 +159,14 @@ INLINE __m256i merge_64(__m256i ab, __m256i cd) {
     return _mm256_add_epi32(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
 }
 
-/* [a, b, c, d] in each half, in full, where sums of two lanes fit 16 bits. */
-INLINE __m256i merge_short(__m256i a, __m256i b, __m256i c, __m256i d) {
-    const __m256i ones = _mm256_set1_epi16(1);
-    const __m256i ab = _mm256_madd_epi16(_mm256_packs_epi32(a, b), ones);
-    const __m256i cd = _mm256_madd_epi16(_mm256_packs_epi32(c, d), ones);
-    return _mm256_madd_epi16(_mm256_packs_epi32(ab, cd), ones);
+/* In each half: [a0 + a1, a2 + a3, b0 + b1, b2 + b3] of lanes that fit 16 bits; twice: [a, b, c,
+ * d]. */
+INLINE __m256i merge_short(__m256i a, __m256i b) {
+    return _mm256_madd_epi16(_mm256_packs_epi32(a, b), _mm256_set1_epi16(1));
 }
 
 INLINE __m256i merge(const __m256i v[4], bool short_sums) {
-    return short_sums ? merge_short(v[0], v[1], v[2], v[3])
+    return short_sums ? merge_short(merge_short(v[0], v[1]), merge_short(v[2], v[3]))
                       : merge_64(merge_32(v[0], v[1]), merge_32(v[2], v[3]));
 }
 

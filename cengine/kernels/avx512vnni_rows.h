@@ -182,16 +182,14 @@ INLINE __m512i merge_64(__m512i ab, __m512i cd) {
     return _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
 }
 
-/* [a, b, c, d] in each quarter, in full, where sums of two lanes fit 16 bits. */
-INLINE __m512i merge_short(__m512i a, __m512i b, __m512i c, __m512i d) {
-    const __m512i ones = _mm512_set1_epi16(1);
-    const __m512i ab = _mm512_madd_epi16(_mm512_packs_epi32(a, b), ones);
-    const __m512i cd = _mm512_madd_epi16(_mm512_packs_epi32(c, d), ones);
-    return _mm512_madd_epi16(_mm512_packs_epi32(ab, cd), ones);
+/* In each quarter: [a0 + a1, a2 + a3, b0 + b1, b2 + b3] of lanes that fit 16 bits; twice: [a, b, c,
+ * d]. */
+INLINE __m512i merge_short(__m512i a, __m512i b) {
+    return _mm512_madd_epi16(_mm512_packs_epi32(a, b), _mm512_set1_epi16(1));
 }
 
 INLINE __m512i merge(const __m512i v[4], bool short_sums) {
-    return short_sums ? merge_short(v[0], v[1], v[2], v[3])
+    return short_sums ? merge_short(merge_short(v[0], v[1]), merge_short(v[2], v[3]))
                       : merge_64(merge_32(v[0], v[1]), merge_32(v[2], v[3]));
 }
 

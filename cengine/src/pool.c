@@ -27,6 +27,8 @@
 /* A turn is shorter than any scheduler's time slice, and long beside a yield to nobody. */
 enum { SPIN_NANOSECONDS = 50000, SPINS_PER_LOOK = 64, TURN_NANOSECONDS = 1000000 };
 
+#define NEVER INT64_MAX
+
 typedef struct {
     ce_pool *pool;
     int index; /* 1 ... n_threads - 1 */
@@ -70,14 +72,14 @@ bool ce_cancelled(const ce_cancel *cancel) {
     return false;
 }
 
-/* Until no chunk is left: true; or until the worker's turn ends. */
+/* Until no chunk is left: true; or until a worker's turn ends. */
 static bool run_chunks(ce_pool *pool, int thread, int64_t turn_end) {
     for (;;) {
         int64_t i = atomic_fetch_add(&pool->next_chunk, 1);
         if (i >= pool->n_chunks || ce_cancelled(pool->cancel))
             return true;
         pool->fn(pool->ctx, i, thread);
-        if (ce_nanoseconds() > turn_end)
+        if (turn_end != NEVER && ce_nanoseconds() > turn_end)
             return false;
     }
 }
@@ -170,7 +172,7 @@ void ce_pool_run(ce_pool *pool, int64_t n_chunks, ce_chunk_fn *fn, void *ctx,
     pool->cancel = cancel;
     atomic_store(&pool->next_chunk, 0);
     if (n_chunks <= 1 || pool->n_threads == 1) {
-        run_chunks(pool, 0, INT64_MAX);
+        run_chunks(pool, 0, NEVER);
         return;
     }
     uint64_t loop = atomic_load(&pool->state) / ONE_LOOP + 1;
@@ -178,7 +180,7 @@ void ce_pool_run(ce_pool *pool, int64_t n_chunks, ce_chunk_fn *fn, void *ctx,
         loop = 1; /* 0 is what a worker that has seen no loop holds */
     atomic_store(&pool->state, loop * ONE_LOOP | OPEN);
     wake(pool, &pool->work, &pool->n_sleeping);
-    run_chunks(pool, 0, INT64_MAX);
+    run_chunks(pool, 0, NEVER);
     atomic_fetch_and(&pool->state, ~OPEN);
     wait_until(pool, nobody_inside, NULL, &pool->done, &pool->caller_sleeping);
 }
