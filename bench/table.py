@@ -61,6 +61,7 @@ def main() -> None:
     if options.list:
         list_rows(ROWS)
         return
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     kept = options.out.with_suffix(".jsonl")
     records = read_records(kept)
     setup = make_setup(options)

@@ -119,3 +119,13 @@ def test_a_wrong_interpreter_is_told(results: ModuleType, tmp_path: Path) -> Non
     for python, told in (("/no/such/python", "cannot run"), ("/bin/echo", "is no Python")):
         with pytest.raises(contenders.PeerError, match=f"{told}"):
             contenders.Peer(python, "llama_cpp", tmp_path / "x.gguf", settings)
+
+
+def test_results_go_into_a_folder_that_was_not_there(
+    results: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    page = tmp_path / "new" / "RESULTS.md"
+    arguments = ["table.py", "--models", str(tmp_path), "--row", "decode-Q4_0", "--out", str(page)]
+    monkeypatch.setattr("sys.argv", arguments)
+    import_module("table").main()
+    assert "**decode-Q4_0**: there is no" in page.read_text(encoding="utf-8")
