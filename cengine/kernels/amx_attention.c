@@ -140,50 +140,39 @@ static void pack_weights(const workspace *w, int n) {
 
 /* ---- Products ---- */
 
-/* Two tiles of rows from `left` on times two tiles of a block, over n columns: tmm0 ... tmm3. */
-static void multiply_tiles(const uint16_t *left, int left_columns, const uint16_t *right, int n) {
-    const size_t row_bytes = (size_t)left_columns * sizeof *left;
+/* A tile of rows from `left` on times two tiles of a block, over n columns, in four tile registers
+ * (docs/decisions/0013). To [TILE_SIDE][BLOCK]. */
+static void multiply_tiles(float *to, const uint16_t *left, int left_columns, const uint16_t *right,
+                           int n) {
+    const size_t left_bytes = (size_t)left_columns * sizeof *left, row_bytes = BLOCK * sizeof *to;
     TILE_ZERO(0);
     TILE_ZERO(1);
-    TILE_ZERO(2);
-    TILE_ZERO(3);
     for (int c = 0; c < n; c += TILE_COLS) {
-        TILE_LOAD_ROWS(4, left + c, row_bytes);
-        TILE_LOAD(6, right);
-        TILE_MULTIPLY_BF16(0, 4, 6);
-        TILE_LOAD(7, right + TILE_ELEMENTS);
-        TILE_MULTIPLY_BF16(1, 4, 7);
-        TILE_LOAD_ROWS(5, left + TILE_SIDE * left_columns + c, row_bytes);
-        TILE_MULTIPLY_BF16(2, 5, 6);
-        TILE_MULTIPLY_BF16(3, 5, 7);
+        TILE_LOAD_ROWS(2, left + c, left_bytes);
+        TILE_LOAD(3, right);
+        TILE_MULTIPLY_BF16(0, 2, 3);
+        TILE_LOAD(3, right + TILE_ELEMENTS);
+        TILE_MULTIPLY_BF16(1, 2, 3);
         right += 2 * TILE_ELEMENTS;
     }
-}
-
-/* The four tiles as [PAIR][BLOCK]. */
-static void store_tiles(float *to) {
-    const size_t row_bytes = BLOCK * sizeof *to;
     TILE_STORE_ROWS(to, 0, row_bytes);
     TILE_STORE_ROWS(to + TILE_SIDE, 1, row_bytes);
-    TILE_STORE_ROWS(to + TILE_SIDE * BLOCK, 2, row_bytes);
-    TILE_STORE_ROWS(to + TILE_SIDE * BLOCK + TILE_SIDE, 3, row_bytes);
 }
 
 static void score_block(const workspace *w, const uint16_t *q, int n) {
-    for (int p = 0; p < n; p += PAIR) {
-        multiply_tiles(w->keys + (size_t)p * w->columns, w->columns, q, w->columns);
-        store_tiles(w->score + p * BLOCK);
+    for (int p = 0; p < n; p += TILE_SIDE) {
+        const uint16_t *keys = w->keys + (size_t)p * w->columns;
+        multiply_tiles(w->score + p * BLOCK, keys, w->columns, q, w->columns);
     }
 }
 
 /* sums = sums * shrink + values * weights */
 static void add_block(const workspace *w, float *sums, const float *shrink, int n) {
     const lanes shrink0 = load(shrink), shrink1 = load(shrink + LANES);
-    for (int c = 0; c < w->columns; c += PAIR) {
-        float product[PAIR * BLOCK];
-        multiply_tiles(w->values + (size_t)c * TILE, TILE, w->weights, n);
-        store_tiles(product);
-        for (int i = 0; i < PAIR; i++) {
+    for (int c = 0; c < w->columns; c += TILE_SIDE) {
+        float product[TILE_SIDE * BLOCK];
+        multiply_tiles(product, w->values + (size_t)c * TILE, TILE, w->weights, n);
+        for (int i = 0; i < TILE_SIDE; i++) {
             float *to = sums + (c + i) * BLOCK;
             store(to, fma_lanes(load(to), shrink0, load(product + i * BLOCK)));
             store(to + LANES,
