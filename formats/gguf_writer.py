@@ -11,7 +11,6 @@ import os
 import struct
 import zlib
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +85,6 @@ class GGUFWriter:
         self._n_finished = 0  # tensors
         self._n_written = 0  # bytes of the tensor being written
         self._crc = 0  # of these bytes
-        self._crc_thread = ThreadPoolExecutor(1)
         if alignment != DEFAULT_ALIGNMENT:
             self.add("general.alignment", alignment, ValueType.UINT32)
 
@@ -108,7 +106,6 @@ class GGUFWriter:
             self._name_file(failure)
             raise
         finally:
-            self._crc_thread.shutdown()
             self._partial.discard(failed=error is not None)
 
     def add(self, key: str, value: Any, kind: ValueType) -> None:
@@ -174,10 +171,9 @@ class GGUFWriter:
             raise ValueError(f"{name}: more than its {info.n_bytes} bytes")
         if self._n_written == 0:
             self._pad_to(self._data_offset + info.offset)
-        crc = self._crc_thread.submit(zlib.crc32, view, self._crc)  # while the disk is at work
         self._file.write(view)
         self._n_written += view.nbytes
-        self._crc = crc.result()
+        self._crc = zlib.crc32(view, self._crc)
         if self._n_written == info.n_bytes:
             self._partial.note_finished(self._crc)
             self._n_finished += 1
