@@ -348,7 +348,8 @@ def _encode_f32(values: Floats) -> npt.NDArray[Any]:
 def _encode_f16(values: Floats) -> npt.NDArray[Any]:
     with np.errstate(over="ignore"):
         halves = values.astype("<f2")
-    if (np.isinf(halves) & np.isfinite(values)).any():
+    is_infinite = halves.view("<u2") & 0x7FFF == 0x7C00
+    if is_infinite.any() and np.isfinite(values[is_infinite]).any():
         raise ValueError("a value is too large for F16")
     return halves
 

@@ -21,6 +21,7 @@ from .errors import FormatError
 from .gguf import MAGIC, ValueType
 from .hf_vocabulary import read_hf_vocabulary
 from .hparams import ARCHITECTURE, HParams
+from .imatrix import ImportanceMatrix
 from .layouts import Source
 from .names import TensorRole
 from .output import check_room, free_bytes, job_name, writing_model
@@ -141,6 +142,10 @@ class Conversion:
         self._checkpoint.tensors.close()
 
     @property
+    def hparams(self) -> HParams:
+        return self._checkpoint.hparams
+
+    @property
     def n_bytes(self) -> int:
         """Of all tensors, less padding and the header, which take a few megabytes at most."""
         return sum(target.n_bytes for target in self.targets)
@@ -157,6 +162,7 @@ class Conversion:
         threads: int = 1,
         resume: bool = False,
         encode: Encoder = encode_with_numpy,
+        imatrix: ImportanceMatrix | None = None,
     ) -> Summary:
         """Write the file. It is checked before it takes its place.
 
@@ -171,11 +177,13 @@ class Conversion:
             encode: called from several threads at once. The default is the slow reference.
 
         Raises:
-            FormatError: a weight cannot be encoded, or the result is not a valid model.
+            FormatError: a weight cannot be encoded, `imatrix` does not fit the model, or the result
+                is not a valid model.
             OSError: a file cannot be read or written, or the disk lacks the room.
         """
         targets, done, total = self.targets, 0, self.n_bytes
-        job = job_name(self._checkpoint.tensors.paths, targets)
+        options = [*targets, imatrix and imatrix.digest()]
+        job = job_name(self._checkpoint.tensors.paths, options)
         with writing_model(self.out, job, resume=resume) as writer:
             for key, value, kind in self._metadata:
                 writer.add(key, value, kind)
@@ -187,7 +195,7 @@ class Conversion:
             errors: dict[str, _Error] = {}
             with _Pipeline(threads) as pipeline:
                 jobs = chain.from_iterable(
-                    self._chunks(target, encode) for target in targets[n_resumed:]
+                    self._chunks(target, encode, imatrix) for target in targets[n_resumed:]
                 )
                 for name, encoded in pipeline.map(jobs):
                     writer.write(name, encoded.data)
@@ -203,15 +211,19 @@ class Conversion:
             errors={name: error.relative for name, error in errors.items() if error.noise},
         )
 
-    def _chunks(self, target: Target, encode: Encoder) -> Iterator[_Job]:
+    def _chunks(
+        self, target: Target, encode: Encoder, imatrix: ImportanceMatrix | None
+    ) -> Iterator[_Job]:
         """The work of a tensor, in the order of its bytes."""
         tensors = self._checkpoint.tensors
-        for part in target.parts:
+        importance = None if imatrix is None else imatrix.of(target.name, target.shape)
+        for i, part in enumerate(target.parts):
+            columns = None if importance is None else importance[i]
             stored, type_id = part.load(tensors)
             rows = stored.reshape(-1, stored.shape[-1])
             n = max(1, CHUNK_VALUES // rows.shape[1])
             for start in range(0, len(rows), n):
-                yield _Job(target, part, self, rows[start : start + n], type_id, encode)
+                yield _Job(target, part, self, rows[start : start + n], type_id, encode, columns)
             tensors.release(part.name)
 
     def error(self, part: Source, target: Target, what: object) -> FormatError:
@@ -242,6 +254,7 @@ class _Job:
     rows: npt.NDArray[Any]  # as stored
     type_id: TypeId
     encode: Encoder
+    importance: npt.NDArray[np.float32] | None  # (n_cols,)
 
     def run(self) -> tuple[str, Encoded]:
         """The tensor's name, and the rows in its type."""
@@ -251,7 +264,7 @@ class _Job:
         if self.type_id == wanted:
             return self.target.name, Encoded(data, 0, 0)
         try:
-            encoded = self.encode(data, self.type_id, wanted, stored.shape[-1], None)
+            encoded = self.encode(data, self.type_id, wanted, stored.shape[-1], self.importance)
         except ValueError as error:
             raise self.conversion.error(self.part, self.target, error) from None
         return self.target.name, encoded

@@ -2,14 +2,15 @@
 
 It is the mean square of the matrix's inputs over a calibration text, for each expert on its own.
 Two layouts of llama.cpp's `imatrix` tool are read: the GGUF file (tensors ``NAME.in_sum2`` and
-``NAME.counts``) and the older ``.dat``. The GGUF one is written.
+``NAME.counts``) and the older ``.dat``, whose first files have an entry for each expert. The GGUF
+one is written.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,8 @@ from .blocks import TypeId
 from .errors import FormatError
 from .gguf import MAGIC, MAX_TENSOR_NAME_BYTES, MAX_TENSORS, GGUFFile, ValueType, open_gguf
 from .gguf_writer import GGUFWriter
+from .hparams import HParams
+from .names import TensorRole, expert_of, merged_name, parse_name
 
 Floats = npt.NDArray[np.float32]
 
@@ -63,10 +66,38 @@ class ImportanceMatrix:
         columns: (n_matrices, n_cols) each, of mean 1; n_matrices is the number of experts, or 1.
         unseen: "NAME, expert E" of the matrices that the calibration text never used, which have
             the mean of the tensor's others; "NAME" where it used none, and `columns` has nothing.
+        path: that errors name.
     """
 
     columns: dict[str, Floats] = field(default_factory=dict)
     unseen: list[str] = field(default_factory=list)
+    path: str | os.PathLike[str] = "importance matrix"
+
+    def of(self, name: str, shape: Sequence[int]) -> Floats | None:
+        """Of tensor `name` of `shape` (numpy order): (n_matrices, n_cols), or None: not known.
+
+        That of one expert, in the layout of December 2023, is a row of the merged tensor's.
+
+        Raises:
+            FormatError: the importance is that of another shape.
+        """
+        columns, expert = self.columns.get(merged_name(name)), expert_of(name)
+        if columns is not None and expert is not None:
+            columns = columns[expert : expert + 1]
+        wanted = (shape[0] if len(shape) == 3 else 1, shape[-1])
+        if columns is not None and columns.shape != wanted:
+            what = f"has shape {columns.shape}, must have {wanted}; is it of another model?"
+            raise FormatError(self.path, name, what)
+        return columns
+
+    def lacks(self, hparams: HParams) -> list[str]:
+        """The matrices of a model's layers, routers left out, that it knows nothing of.
+
+        Those in `unseen` are not among them.
+        """
+        known = self.columns.keys() | set(self.unseen)
+        matrices = (name for name, shape in hparams.tensor_shapes() if len(shape) > 1)
+        return [name for name in matrices if name not in known and _is_measured(name)]
 
     def digest(self) -> str:
         """Of all values, in hexadecimal."""
@@ -88,6 +119,12 @@ class ImportanceMatrix:
             self.unseen.append(f"{name}, expert {expert}")
         scaled = mean_squares / mean_squares.mean(axis=1, keepdims=True)
         self.columns[name] = scaled.astype(np.float32)
+
+
+def _is_measured(name: str) -> bool:
+    """Whether the inputs of this matrix are looked at in a calibration."""
+    role, layer = parse_name(name) or (None, None)
+    return layer is not None and role is not TensorRole.FFN_GATE_INP
 
 
 def read_imatrix(path: str | os.PathLike[str], n_experts: int = 0) -> ImportanceMatrix:
@@ -157,7 +194,7 @@ def write_calibration(path: str | os.PathLike[str], calibration: Calibration) ->
 
 
 def _read_gguf(gguf: GGUFFile) -> ImportanceMatrix:
-    result = ImportanceMatrix()
+    result = ImportanceMatrix(path=gguf.path)
     for name, (squares, counts) in _gguf_sums(gguf):
         result._add(name, squares.astype(np.float64), counts.astype(np.float64))
     return result
@@ -184,20 +221,36 @@ def _gguf_sums(gguf: GGUFFile) -> Iterator[tuple[str, TensorSums]]:
 
 
 def _read_dat(path: Path, n_experts: int) -> ImportanceMatrix:
-    """int32 n_entries; each: int32 length, name, int32 n_calls, int32 n_values, float32 values."""
-    result = ImportanceMatrix()
-    for name, n_calls, values in _dat_entries(path):
-        n_matrices = n_experts if "_exps." in name and n_experts else 1
-        if len(values) % n_matrices:
-            raise FormatError(path, name, f"{len(values)} values are not of {n_matrices} experts")
-        sums = values.reshape(n_matrices, -1).astype(np.float64)
-        counts = np.full((n_matrices, 1), max(n_calls, 1), dtype=np.float64)
+    result = ImportanceMatrix(path=path)
+    for name, rows in _dat_tensors(path, n_experts):
+        sums = rows.astype(np.float64)
+        counts = np.ones((len(sums), 1))  # columns of mean 1 do not depend on them
         _check_values(path, name, sums, counts)
         result._add(name, sums, counts)
     return result
 
 
-def _dat_entries(path: Path) -> Iterator[tuple[str, int, Floats]]:
+def _dat_tensors(path: Path, n_experts: int) -> Iterator[tuple[str, Floats]]:
+    """Name and sums (n_matrices, n_cols), those of a tensor's experts put together."""
+    apart: dict[str, dict[int, Floats]] = {}  # tensor to expert to sums
+    for name, values in _dat_entries(path):
+        expert = expert_of(name)
+        if expert is not None:
+            apart.setdefault(merged_name(name), {})[expert] = values
+            continue
+        n_matrices = n_experts if "_exps." in name and n_experts else 1
+        if len(values) % n_matrices:
+            raise FormatError(path, name, f"{len(values)} values are not of {n_matrices} experts")
+        yield name, values.reshape(n_matrices, -1)
+    for name, experts in apart.items():
+        rows = [experts[expert] for expert in sorted(experts)]
+        if max(experts) >= len(experts) or len({*map(len, rows)}) > 1:
+            raise FormatError(path, name, "an expert is missing, or has another number of values")
+        yield name, np.stack(rows)
+
+
+def _dat_entries(path: Path) -> Iterator[tuple[str, Floats]]:
+    """int32 n_entries; each: int32 length, name, int32 n_calls, int32 n_values, float32 values."""
     data = path.read_bytes()
     at = 0
 
@@ -216,9 +269,9 @@ def _dat_entries(path: Path) -> Iterator[tuple[str, int, Floats]]:
 
     for _ in range(integer("n_entries", MAX_TENSORS)):
         name = take(integer("name length", MAX_TENSOR_NAME_BYTES), "name")
-        n_calls = integer("n_calls", 2**31 - 1)
+        integer("n_calls", 2**31 - 1)
         values = take(4 * integer("n_values", len(data) // 4), "values")
-        yield name.decode("utf-8", "surrogateescape"), n_calls, np.frombuffer(values, "<f4")
+        yield name.decode("utf-8", "surrogateescape"), np.frombuffer(values, "<f4")
 
 
 def _check_values(path: Path, name: str, sums: npt.NDArray[Any], counts: npt.NDArray[Any]) -> None:

@@ -8,6 +8,7 @@ lock, which ends with its process, keeps a second run away from a file that is b
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import zlib
@@ -31,9 +32,13 @@ class PartialFile:
         target: the path that the file will be renamed to.
         job: names what is being written; None: nothing can be taken over.
         resume: take over the newest file of the same job, and keep the file on failure.
+
+    Raises:
+        OSError: see `check_target`.
     """
 
     def __init__(self, target: Path, job: str | None, *, resume: bool) -> None:
+        check_target(target)
         self.path = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
         self._target = target
         self._job = job
@@ -116,6 +121,15 @@ class PartialFile:
             crc = zlib.crc32(data, crc)
             n_bytes -= len(data)
         return crc
+
+
+def check_target(target: Path) -> None:
+    """Raises OSError where a file of that name cannot be: its folder is missing, or it is one."""
+    folder = target.absolute().parent
+    if not folder.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "there is no such folder to write to", str(folder))
+    if target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a folder; name a file in it", str(target))
 
 
 def find_partials(target: Path) -> list[Path]:

@@ -23,7 +23,6 @@ from .gguf_writer import GGUFWriter
 from .hparams import HParams, read_hparams
 from .imatrix import ImportanceMatrix
 from .metadata_edits import NO_EDITS, MetadataEdits, edited_metadata
-from .names import expert_of, merged_name
 from .output import check_room, free_bytes, job_name, writing_model
 from .quantizers import QUANTIZED_TYPES, quantize_blocks
 from .recipes import FLOAT_TYPES, Recipe
@@ -208,10 +207,7 @@ def _slices(
     n_matrices = info.shape[0] if len(info.shape) == 3 else 1
     importance = None
     if imatrix is not None and not tensor.is_copied:
-        importance = _importance(imatrix, info.name)
-    if importance is not None and importance.shape != (n_matrices, info.shape[-1]):
-        what = f"has shape {importance.shape}, must have {(n_matrices, info.shape[-1])}"
-        raise FormatError(gguf.path, info.name, f"its importance {what}")
+        importance = imatrix.of(info.name, info.shape)
     matrix_bytes = info.n_bytes // n_matrices
     bytes_per_row = row_bytes(info.type, info.shape[-1])
     step = max(1, SLICE_VALUES // info.shape[-1]) * bytes_per_row
@@ -220,12 +216,6 @@ def _slices(
         end = (matrix + 1) * matrix_bytes
         for start in range(matrix * matrix_bytes, end, step):
             yield _Slice(data[start : min(start + step, end)], columns)
-
-
-def _importance(imatrix: ImportanceMatrix, name: str) -> Floats | None:
-    """(n_matrices, n_cols) of a tensor; that of one expert is a row of the merged tensor's."""
-    columns, expert = imatrix.columns.get(merged_name(name)), expert_of(name)
-    return columns if columns is None or expert is None else columns[expert : expert + 1]
 
 
 def _encode(gguf: GGUFFile, tensor: PlannedTensor, piece: _Slice, encode: Encoder) -> Encoded:

@@ -21,7 +21,7 @@ from fnmatch import fnmatchcase
 
 from .blocks import TYPES, TypeId
 from .hparams import HParams
-from .names import TensorRole, merged_name, parse_name
+from .names import DENSE_LAYER_NAMES, GLOBAL_NAMES, TensorRole, merged_name, parse_name
 
 # Types that tensors can be given; formats/blocks.py and the engine know more that they can read.
 TARGET_TYPES: dict[str, TypeId] = {
@@ -129,13 +129,23 @@ def _dividing(wanted: TypeId, n_cols: int) -> TypeId:
     return TypeId.F16 if kind is None else kind
 
 
+_NAMES = [
+    _short_name(name)
+    for role, name in (GLOBAL_NAMES | DENSE_LAYER_NAMES).items()
+    if role not in _NEVER_QUANTIZED
+]
+
+
 def parse_rule(line: str) -> Rule:
     """A rule of a recipe's text: ``ffn_down q6_k more-bits``.
 
     Raises:
-        ValueError: a type or a condition is not known.
+        ValueError: the pattern matches no tensor that any model has; a type or a condition is not
+            known.
     """
     pattern, *rest = line.split()
+    if not any(fnmatchcase(name, pattern) for name in _NAMES):
+        raise ValueError(f"{line!r}: {pattern} matches none of {', '.join(_NAMES)}")
     if not rest or rest[0].lower() not in TARGET_TYPES:
         given = rest[0] if rest else "no type"
         raise ValueError(f"{line!r}: {given} is none of {', '.join(TARGET_TYPES)}")

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from pymixtral.cli.console import Console
+from pymixtral.cli.importance import imatrix_option, read_importance
 from pymixtral.cli.options import console_options, shared
 from pymixtral.cli.partial import resume_option, tell_of_partials
 from pymixtral.cli.recipe import chosen_recipe, tensor_type_option
@@ -32,6 +33,7 @@ DEFAULT_THREADS = 2  # more wait for the disk
     help="Types of the matrices, as `pymixtral quantize` takes them: a recipe, a plain type, or a "
     "file with rules. Norms and routers stay F32.",
 )
+@imatrix_option
 @tensor_type_option
 @click.option(
     "--from",
@@ -51,6 +53,7 @@ def command(
     src: Path,
     out: Path,
     type_name: str,
+    imatrix: str | None,
     overrides: tuple[str, ...],
     origin: str | None,
     dry_run: bool,
@@ -74,6 +77,7 @@ def command(
     Examples:
       pymixtral convert Mixtral-8x7B-Instruct-v0.1 mixtral.gguf --type bf16 --dry-run
       pymixtral convert Mixtral-8x7B-Instruct-v0.1 mixtral.gguf --type q4_k_m
+      pymixtral convert Mixtral-8x7B-Instruct-v0.1 mixtral.gguf --type q3_k_m --imatrix it.imatrix
       pymixtral convert Mixtral-8x7B-Instruct-v0.1 mixtral.gguf --type q8_0 --resume
     """
     recipe = chosen_recipe(type_name, overrides)
@@ -82,12 +86,15 @@ def command(
     with Conversion(src, out, recipe, origin=origin, name=name, license=license) as conversion:
         for warning in conversion.warnings:
             console.warning(warning)
+        importance = read_importance(console, imatrix, conversion.hparams)
         if dry_run:
             _print_plan(console, conversion, recipe.name, as_json)
             return
         start = time.perf_counter()
         with console.byte_progress() as progress:
-            summary = conversion.run(progress, threads=threads, resume=resume, encode=encode)
+            summary = conversion.run(
+                progress, threads=threads, resume=resume, encode=encode, imatrix=importance
+            )
         facts = _facts(out, recipe.name, summary, time.perf_counter() - start)
     if as_json:
         console.json(facts)

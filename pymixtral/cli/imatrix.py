@@ -23,6 +23,7 @@ from pymixtral.formats.imatrix import (
     read_imatrix,
     write_calibration,
 )
+from pymixtral.formats.partial import check_target
 
 
 @click.command("imatrix")
@@ -61,10 +62,10 @@ def command(
 ) -> None:
     """Measure an importance matrix on the text in the file TEXT, and write it to the file OUT.
 
-    `pymixtral quantize --imatrix OUT` then rounds with more care what matters more, and so does
-    llama.cpp, whose layout the file has. TEXT should be like what the model will read and write;
-    some hundred chunks are plenty. Experts that it never reaches are told, and get the mean of
-    their layer's others when the file is used. Ctrl-C keeps the chunks that are done.
+    `quantize --imatrix OUT` and `convert --imatrix OUT` then round with more care what matters
+    more, and so does llama.cpp, whose layout the file has. TEXT should be like what the model will
+    read and write; some hundred chunks are plenty. Experts that it never reaches are told, and get
+    the mean of their layer's others when the file is used. Ctrl-C keeps the chunks that are done.
 
     With --json: {file, chunks, chunk_size (tokens), seconds, unseen ["TENSOR, expert E"]}.
 
@@ -73,6 +74,7 @@ def command(
       pymixtral imatrix mixtral-Q8_0.gguf calibration.txt mixtral.imatrix
       pymixtral imatrix mixtral-Q8_0.gguf calibration.txt mixtral.imatrix --resume --chunks 200
     """
+    check_target(out)
     _check_not_a_source(out, model, text)
     start = time.perf_counter()
     with loaded(console, model, load) as llm:

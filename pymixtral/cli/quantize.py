@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from pymixtral.cli.console import Console
+from pymixtral.cli.importance import imatrix_option, read_importance
 from pymixtral.cli.metadata import remove_option, set_option
 from pymixtral.cli.options import console_options, shared
 from pymixtral.cli.partial import resume_option, tell_of_partials
@@ -20,7 +21,6 @@ from pymixtral.formats.blocks import TYPES
 from pymixtral.formats.gguf import open_gguf
 from pymixtral.formats.gguf_shards import open_model_file
 from pymixtral.formats.hparams import read_hparams
-from pymixtral.formats.imatrix import ImportanceMatrix, read_imatrix
 from pymixtral.formats.metadata_edits import MetadataEdits
 from pymixtral.formats.quantize import QuantizeSummary, plan, quantize_gguf
 from pymixtral.formats.recipes import Recipe
@@ -34,7 +34,7 @@ N_WORST = 5  # tensors
 @click.argument("src", metavar="IN")
 @click.argument("out", metavar="OUT")
 @click.argument("recipe", metavar="TYPE")
-@click.option("--imatrix", metavar="FILE", help="Importance matrix, as llama.cpp writes it.")
+@imatrix_option
 @tensor_type_option
 @click.option("--allow-requantize", is_flag=True, help="Quantize what is quantized already.")
 @click.option("--dry-run", is_flag=True, help="Only print what would be done.")
@@ -75,12 +75,13 @@ def command(
       pymixtral quantize mixtral-F16.gguf mine.gguf q3_k_m --tensor-type ffn_down=q5_k --dry-run
     """
     chosen = chosen_recipe(recipe, overrides)
+    with open_model_file(src) as gguf:
+        importance = read_importance(console, imatrix, read_hparams(gguf))
     if dry_run:
         _print_plan(console, src, out, chosen, allow_requantize, as_json)
         return
     if not resume:
         tell_of_partials(console, Path(out))
-    importance = None if imatrix is None else _read_imatrix(console, imatrix, src)
     start = time.perf_counter()
     with Quantizer(threads) as encode, console.byte_progress() as progress:
         summary = quantize_gguf(
@@ -95,18 +96,6 @@ def command(
             progress=progress,
         )
     _tell_result(console, out, summary, time.perf_counter() - start, as_json)
-
-
-def _read_imatrix(console: Console, path: str, model: str) -> ImportanceMatrix:
-    with open_model_file(model) as gguf:
-        n_experts = read_hparams(gguf).n_experts
-    matrix = read_imatrix(path, n_experts)
-    if matrix.unseen:
-        console.warning(
-            f"{path}: {len(matrix.unseen)} matrices were never used by its text, and get the mean "
-            f"of their tensor's others: {', '.join(matrix.unseen)}"
-        )
-    return matrix
 
 
 def _print_plan(

@@ -12,11 +12,19 @@ from gguf_files import tiny_metadata, tiny_shapes, write_model
 from hf_folders import mixtral_config, write_folder
 
 from pymixtral.formats import open_gguf
+from pymixtral.formats.imatrix import Calibration, TensorSums, write_calibration
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return write_folder(tmp_path / "hf")
+
+
+@pytest.fixture
+def exact(invoke, folder: Path, tmp_path: Path) -> Path:
+    out = tmp_path / "exact.gguf"
+    assert invoke("convert", folder, out, "--type", "bf16").exit_code == 0
+    return out
 
 
 def test_convert_and_verify(invoke, folder: Path, tmp_path: Path) -> None:
@@ -41,11 +49,12 @@ def test_convert_json(invoke, folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("recipe", ["q4_k_m", "iq4_nl", "q5_1"])
-def test_a_recipe_in_one_step_or_two(invoke, folder: Path, tmp_path: Path, recipe: str) -> None:
+def test_a_recipe_in_one_step_or_two(
+    invoke, folder: Path, exact: Path, tmp_path: Path, recipe: str
+) -> None:
     """Rows of 64 and 96 fill no block of 256: the K-quants fall back to smaller blocks."""
-    one, exact, two = tmp_path / "one.gguf", tmp_path / "exact.gguf", tmp_path / "two.gguf"
+    one, two = tmp_path / "one.gguf", tmp_path / "two.gguf"
     assert invoke("convert", folder, one, "--type", recipe).exit_code == 0
-    assert invoke("convert", folder, exact, "--type", "bf16").exit_code == 0
     assert invoke("quantize", exact, two, recipe).exit_code == 0
     with open_gguf(one) as a, open_gguf(two) as b:
         assert {info.type_name for info in a.tensors.values()} > {"F32"}
@@ -53,6 +62,44 @@ def test_a_recipe_in_one_step_or_two(invoke, folder: Path, tmp_path: Path, recip
             assert info.type == b.tensors[name].type
             assert a.data(name) == b.data(name), name
         assert a.metadata["general.file_type"] == b.metadata["general.file_type"]
+
+
+def write_importance(path: Path, model: Path, without: str = "") -> Path:
+    """Drawn at random, for all tensors of `model` but one."""
+    random = np.random.default_rng(0)
+    with open_gguf(model) as found:
+        shapes = {name: t.shape for name, t in found.tensors.items() if len(t.shape) > 1}
+    tensors = {}
+    for name, shape in shapes.items():
+        n_matrices = shape[0] if len(shape) == 3 else 1
+        squares = random.uniform(0.1, 4, (n_matrices, shape[-1])).astype(np.float32)
+        tensors[name] = TensorSums(squares, np.ones((n_matrices, 1), np.float32))
+    tensors.pop(without, None)
+    write_calibration(path, Calibration(tensors))
+    return path
+
+
+def test_importance_in_one_step_or_two(invoke, folder: Path, exact: Path, tmp_path: Path) -> None:
+    plain, one, two = tmp_path / "plain.gguf", tmp_path / "one.gguf", tmp_path / "two.gguf"
+    imatrix = ("--imatrix", write_importance(tmp_path / "i.imatrix", exact))
+    assert invoke("convert", folder, plain, "--type", "q4_0").exit_code == 0
+    assert "has nothing" not in invoke("convert", folder, one, "--type", "q4_0", *imatrix).stderr
+    assert invoke("quantize", exact, two, "q4_0", *imatrix).exit_code == 0
+    with open_gguf(plain) as without, open_gguf(one) as a, open_gguf(two) as b:
+        for name, info in a.tensors.items():
+            assert a.data(name) == b.data(name), name
+            assert (a.data(name) != without.data(name)) == (info.type_name == "Q4_0"), name
+
+
+@pytest.mark.parametrize("option", [(), ("--dry-run",)])
+def test_what_the_importance_lacks_is_told(
+    invoke, folder: Path, exact: Path, tmp_path: Path, option: tuple[str, ...]
+) -> None:
+    path = write_importance(tmp_path / "i.imatrix", exact, without="blk.1.ffn_up_exps.weight")
+    result = invoke("convert", folder, tmp_path / "out.gguf", "--imatrix", path, *option)
+    assert result.exit_code == 0
+    said = f"{path}: has nothing for 1 of the model's tensors, in which all columns count alike: "
+    assert result.stderr.splitlines()[-1] == f"warning: {said}blk.1.ffn_up_exps.weight"
 
 
 def test_dry_run(invoke, folder: Path, tmp_path: Path) -> None:

@@ -82,3 +82,11 @@ def test_sources_are_not_overwritten(invoke, storyteller: Path, tmp_path: Path) 
         assert result.exit_code == 1
         assert "is read by this command" in result.stderr
     assert (storyteller.read_bytes(), text.read_bytes()) == (before, TEXT.read_bytes())
+
+
+@pytest.mark.parametrize(("out", "said"), [("none/i", "no such folder"), (".", "is a folder")])
+def test_a_place_where_no_file_can_be(measure, tmp_path: Path, out: str, said: str) -> None:
+    """Told before the model is loaded, not when the first chunks are done."""
+    result = measure(tmp_path / out)
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert said in result.stderr

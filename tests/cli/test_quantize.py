@@ -75,6 +75,7 @@ def test_dry_run_writes_nothing(invoke, tmp_path: Path) -> None:
         (("q4_k_m",), "--allow-requantize"),
         (("q9_z",), "none of"),
         (("q4_k_m", "--tensor-type", "ffn_down=q9"), "none of"),
+        (("q4_k_m", "--tensor-type", "fnn_down=q6_k"), "fnn_down matches none of token_embd, "),
     ],
 )
 def test_refusals(invoke, tmp_path: Path, args: tuple[str, ...], said: str) -> None:

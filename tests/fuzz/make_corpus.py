@@ -186,6 +186,11 @@ def imatrix() -> Iterator[tuple[str, bytes]]:
     values = np.ones(4, np.float32).tobytes()
     entry = struct.pack("<i", 15) + b"blk.0.attn_q.we" + struct.pack("<ii", 3, 4) + values
     yield "dat", struct.pack("<i", 1) + entry + struct.pack("<ii", 1, 4) + b"text"
+    experts = [
+        struct.pack("<i", 21) + f"blk.0.ffn_up.{expert}.weight".encode() + entry[19:]
+        for expert in range(2)
+    ]
+    yield "dat_experts", struct.pack("<i", 2) + b"".join(experts)
     metadata = {"general.type": ("imatrix", ValueType.STRING)}
     counted = {"blk.0.attn_q.weight.in_sum2": (1, 32), "blk.0.attn_q.weight.counts": (1, 1)}
     yield "gguf", _written(metadata, counted)

@@ -97,6 +97,31 @@ def test_what_is_written_is_what_gguf_reads(tmp_path: Path) -> None:
     assert read_calibration(path).source == "digest"
 
 
+@pytest.mark.parametrize(
+    ("name", "shape", "expected"),
+    [
+        (DENSE, (5, 2), [[0.5, 1.5]]),
+        ("blk.0.ffn_up.2.weight", (5, 3), [[0.5, 0.5, 2]]),  # a tensor for each expert
+        ("blk.0.attn_k.weight", (5, 2), None),
+    ],
+)
+def test_importance_of_a_tensor(
+    tmp_path: Path, name: str, shape: tuple[int, ...], expected: list[list[float]] | None
+) -> None:
+    found = read_imatrix(example(tmp_path / "i.gguf")).of(name, shape)
+    if expected is None:
+        assert found is None
+    else:
+        np.testing.assert_allclose(found, expected)
+
+
+@pytest.mark.parametrize(("name", "shape"), [(DENSE, (5, 3)), (EXPERTS, (4, 5, 3))])
+def test_importance_of_another_model(tmp_path: Path, name: str, shape: tuple[int, ...]) -> None:
+    path = example(tmp_path / "i.gguf")
+    with pytest.raises(FormatError, match=f"{path}: {name}: has shape .* of another model"):
+        read_imatrix(path).of(name, shape)
+
+
 # ---- The older layout ----
 
 
@@ -130,6 +155,24 @@ def test_dat_of_another_number_of_experts(tmp_path: Path) -> None:
     path.write_bytes(DAT)
     with pytest.raises(FormatError, match="6 values are not of 4 experts"):
         read_imatrix(path, n_experts=4)
+
+
+def test_dat_of_experts_apart(tmp_path: Path) -> None:
+    """As llama.cpp wrote it while each expert had a tensor of its own."""
+    path = tmp_path / "imatrix.dat"
+    rows = {2: [1, 3], 0: [2, 6], 1: [0, 0]}
+    path.write_bytes(dat({f"blk.0.ffn_up.{e}.weight": (2, row) for e, row in rows.items()}))
+    matrix = read_imatrix(path, n_experts=3)
+    np.testing.assert_allclose(matrix.columns[EXPERTS], [[0.5, 1.5]] * 3)
+    assert matrix.unseen == [f"{EXPERTS}, expert 1"]
+
+
+@pytest.mark.parametrize("rows", [{0: [1, 2], 2: [1, 2]}, {0: [1, 2], 1: [1]}])
+def test_dat_of_some_experts(tmp_path: Path, rows: dict[int, list[float]]) -> None:
+    path = tmp_path / "imatrix.dat"
+    path.write_bytes(dat({f"blk.0.ffn_up.{e}.weight": (2, row) for e, row in rows.items()}))
+    with pytest.raises(FormatError, match="ffn_up_exps.weight: an expert is missing"):
+        read_imatrix(path)
 
 
 def test_every_truncation_of_a_dat_file(tmp_path: Path) -> None:

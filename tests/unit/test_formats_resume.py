@@ -250,6 +250,15 @@ def test_a_write_that_fails(source: Path, tmp_path: Path) -> None:
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [OLD]
 
 
+@pytest.mark.parametrize(
+    ("out", "said"), [("none/out.gguf", "no such folder"), ("folder", "is a folder")]
+)
+def test_places_where_no_file_can_be(source: Path, tmp_path: Path, out: str, said: str) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match=said):
+        run(source, tmp_path / out, lambda *_: pytest.fail("found out too late"))
+
+
 def test_output_equals_input(tmp_path: Path) -> None:
     folder = write_original(tmp_path / "src", weights())
     path = folder / "consolidated.00.pth"
