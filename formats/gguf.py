@@ -193,9 +193,16 @@ class GGUFFile:
         return self.path
 
     def array(self, name: str) -> npt.NDArray[np.float32]:
-        """Tensor `name` as float32 of its shape, decoded by numpy: for tests and small tools."""
+        """Tensor `name` as float32 of its shape, decoded by numpy: for tests and small tools.
+
+        Raises:
+            FormatError: its type has no decoder.
+        """
         info = self.tensors[name]
-        return dequantize(self.data(name), info.type, info.shape)
+        try:
+            return dequantize(self.data(name), info.type, info.shape)
+        except ValueError as error:
+            raise self.error(f"tensor {name}", str(error)) from None
 
     def error(self, field: str, what: str, index: int | None = None) -> FormatError:
         """An error about a metadata key, or about ``tensor NAME``, with its place in the file.

@@ -109,6 +109,8 @@ def command(
         raise click.UsageError("--tools needs the chat template, which --raw leaves out")
     if parallel and not prompts_file:
         raise click.UsageError("--parallel is for the prompts of --file")
+    if logprobs is not None and console.quiet and not (as_json or prompts_file):
+        raise click.UsageError("--quiet would silence --logprobs; give --json for them alone")
     tools = _read_tools(tools_file) if tools_file else None
     params = replace(params, logprobs=logprobs)
     if prompts_file:

@@ -105,6 +105,7 @@ def test_wrong_command_lines(invoke, prompts: Path) -> None:
     for arguments, error in (
         (("--file", prompts, "model.gguf", FOX), "--file brings the prompts"),
         (("--parallel", 2, FOX), "--parallel is for the prompts of --file"),
+        (("--quiet", "--logprobs", 1, FOX), "--quiet would silence --logprobs"),
         (("--file", prompts.with_name("none")), "does not exist"),
         (("--file", prompts, "--parallel", 0), "not in the range"),
         ((FOX, "--logit-bias", "5"), "is no TOKEN=VALUE"),
