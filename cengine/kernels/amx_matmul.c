@@ -12,6 +12,7 @@
 #include "amx.h"
 #include "amx_tiles.h"
 #include "avx512vnni_rows.h"
+#include "repacked_blocks.h"
 #include "rows_blocks.h"
 
 enum {
@@ -48,15 +49,12 @@ typedef struct {
     float factor[SPAN][2][ROWS], term[SPAN][2][ROWS];
 } row_factors;
 
-INLINE void find_factors(row_factors *to, const block_format *f, const uint8_t *const row[ROWS],
-                         int n) {
-    row_scales s;
-    f->scales(&s, row, n);
+INLINE void find_factors(row_factors *to, const block_format *f, const row_scales *s, int n) {
     for (int b = 0; b < n; b++) {
         for (int h = 0; h < (f->has_mult ? 2 : 1); h++) {
-            const floats factor = f->has_mult ? s.scale[b] * s.mult[b][h] : s.scale[b];
+            const floats factor = f->has_mult ? s->scale[b] * s->mult[b][h] : s->scale[b];
             const floats offset = (floats){0} + (float)offset_of(f);
-            const floats min = f->has_min ? s.min[b] : (floats){0};
+            const floats min = f->has_min ? s->min[b] : (floats){0};
             const floats term = -multiply_add(factor, offset, min);
             memcpy(to->factor[b][h], &factor, sizeof factor);
             memcpy(to->term[b][h], &term, sizeof term);
@@ -115,8 +113,10 @@ INLINE void prefetch_line(const block_format *f, const uint8_t *row, int i) {
 /* n blocks (at most SPAN) of sixteen rows to as many tiles. */
 INLINE void dequantize_span(tile_rows *to, const block_format *f, const uint8_t *const row[ROWS],
                             int n) {
+    row_scales scales;
+    f->scales(&scales, row, n);
     row_factors s;
-    find_factors(&s, f, row, n);
+    find_factors(&s, f, &scales, n);
 #pragma GCC unroll 8 /* SPAN: makes the shifts in quants() constants */
     for (int b = 0; b < n; b++) {
         for (int k = 0; k < VECTORS; k++) {
@@ -134,16 +134,48 @@ typedef struct {
     tile_rows half[2][PANEL_TILES]; /* rows 0 ... 15 and 16 ... 31 */
 } panel;
 
-/* n_tiles tiles of 32 rows, of which n_rows exist. */
-INLINE void dequantize_panel(panel *p, const block_format *f, const uint8_t *w, size_t row_bytes,
-                             int n_rows, int n_tiles) {
+/* PANEL_ROWS rows from r on, n_tiles tiles from block b0 on. */
+typedef void dequantize_fn(panel *p, const weight_rows *w, int r, int b0, int n_tiles);
+
+INLINE void dequantize_rows(panel *p, const weight_rows *w, int r, int b0, int n_tiles) {
+    const block_format *f = w->format;
     for (int h = 0; h < 2; h++) {
         const uint8_t *row[ROWS];
-        point_at_rows(row, w, row_bytes, h * ROWS, n_rows);
+        point_at_rows(row, w->w + b0 / f->sub_blocks * f->block_bytes, w->row_bytes, r + h * ROWS,
+                      w->n_rows);
         for (int b = 0; b < n_tiles; b += SPAN) {
-            const int n = span_at(f, b, n_tiles);
-            dequantize_span(p->half[h] + b, f, row, n);
+            dequantize_span(p->half[h] + b, f, row, span_at(f, b, n_tiles));
             advance_rows(row, span_bytes(f));
+        }
+    }
+}
+
+/* A group of rows is one stream: the hardware's prefetcher follows it. */
+INLINE void dequantize_repacked_span(tile_rows *to, const repacked_format *format,
+                                     repacked_span span) {
+    row_scales scales;
+    format->scales(&scales, span.halves, span.words);
+    row_factors s;
+    find_factors(&s, format->f, &scales, SPAN);
+#pragma GCC unroll 8 /* SPAN: makes the shifts in columns() constants */
+    for (int b = 0; b < SPAN; b++) {
+        bytes columns[GROUPS], rows[VECTORS];
+        for (int g = 0; g < GROUPS; g++) {
+            columns[g] = columns_at(format, span, b, g);
+        }
+        transpose_back(rows, columns);
+        for (int k = 0; k < VECTORS; k++) {
+            const __m512i q = (__m512i)rows[k];
+            dequantize_pair(to[b], format->f, _mm512_castsi512_si256(q),
+                            _mm512_extracti64x4_epi64(q, 1), &s, b, row_of(k, 0), row_of(k, 1));
+        }
+    }
+}
+
+INLINE void dequantize_repacked(panel *p, const weight_rows *w, int r, int b0, int n_tiles) {
+    for (int h = 0; h < 2; h++) {
+        for (int b = 0; b < n_tiles; b += SPAN) {
+            dequantize_repacked_span(p->half[h] + b, w->format, span_of(w, r + h * ROWS, b0 + b));
         }
     }
 }
@@ -201,38 +233,36 @@ static void store_block(float *y, size_t y_stride, block_sums sums, int n_rows, 
 }
 
 /* At most BLOCK_ROWS rows times BLOCK_TOKENS tokens, packed at x. */
-INLINE void multiply_block(workspace *work, const block_format *f, float *y, size_t y_stride,
-                           const uint8_t *w, size_t row_bytes, int n_rows, const uint16_t *x,
-                           int n_tokens, int n_cols) {
-    const int n_groups = (n_tokens + TILE_SIDE - 1) / TILE_SIDE;
+INLINE void multiply_block(workspace *work, dequantize_fn *dequantize, float *y, size_t y_stride,
+                           weight_rows w, const uint16_t *x, int n_tokens) {
+    const int n_groups = (n_tokens + TILE_SIDE - 1) / TILE_SIDE, n_cols = w.n_blocks * CE_QK;
     const size_t group_size = (size_t)n_cols * TILE_SIDE;
-    for (int r = 0; r < n_rows; r += PANEL_ROWS) {
+    for (int r = 0; r < w.n_rows; r += PANEL_ROWS) {
         memset(work->sums[r / PANEL_ROWS], 0, n_groups * sizeof work->sums[0][0]);
     }
     for (int c = 0; c < n_cols; c += PANEL_COLS) {
         const int n_tiles = min_int(PANEL_COLS, n_cols - c) / TILE_COLS;
-        const size_t at = c / CE_QK / f->sub_blocks * f->block_bytes;
-        for (int r = 0; r < n_rows; r += PANEL_ROWS) {
-            dequantize_panel(&work->panel, f, w + r * row_bytes + at, row_bytes, n_rows - r,
-                             n_tiles);
+        for (int r = 0; r < w.n_rows; r += PANEL_ROWS) {
+            dequantize(&work->panel, &w, r, c / CE_QK, n_tiles);
             for (int g = 0; g < n_groups; g++) {
                 multiply_group(work->sums[r / PANEL_ROWS][g], &work->panel,
                                x + g * group_size + (size_t)c * TILE_SIDE, n_tiles);
             }
         }
     }
-    store_block(y, y_stride, work->sums, n_rows, n_tokens);
+    store_block(y, y_stride, work->sums, w.n_rows, n_tokens);
 }
 
-INLINE void matmul(const block_format *f, float *y, size_t y_stride, const uint8_t *w,
-                   size_t row_bytes, int n_rows, const uint16_t *x, int n_tokens, int n_cols,
-                   workspace *work) {
+INLINE void matmul(dequantize_fn *dequantize, float *y, size_t y_stride, weight_rows w,
+                   const uint16_t *x, int n_tokens, workspace *work) {
     tiles_configure();
     for (int t = 0; t < n_tokens; t += BLOCK_TOKENS) {
-        for (int r = 0; r < n_rows; r += BLOCK_ROWS) {
-            multiply_block(work, f, y + t * y_stride + r, y_stride, w + r * row_bytes, row_bytes,
-                           min_int(BLOCK_ROWS, n_rows - r), x + (size_t)t * n_cols,
-                           min_int(BLOCK_TOKENS, n_tokens - t), n_cols);
+        for (int r = 0; r < w.n_rows; r += BLOCK_ROWS) {
+            weight_rows block = w;
+            block.w += r * w.row_bytes;
+            block.n_rows = min_int(BLOCK_ROWS, w.n_rows - r);
+            multiply_block(work, dequantize, y + t * y_stride + r, y_stride, block,
+                           x + (size_t)t * w.n_blocks * CE_QK, min_int(BLOCK_TOKENS, n_tokens - t));
         }
     }
     tiles_release();
@@ -243,28 +273,31 @@ INLINE void matmul(const block_format *f, float *y, size_t y_stride, const uint8
 static const ce_packing token_packing = {
     .min_tokens = 1, .block_bytes = TILE_BYTES, .from_f32 = true, .pack = pack_tokens};
 
-#define DEFINE_MATMUL(type)                                                                        \
-    static void matmul_##type(float *y, size_t y_stride, const void *w, size_t w_row_bytes,        \
+#define DEFINE_MATMUL(name, format, dequantize)                                                    \
+    static void matmul_##name(float *y, size_t y_stride, const void *w, size_t w_row_bytes,        \
                               int n_rows, const ce_acts *x, int n_tokens, int n_cols,              \
                               void *work) {                                                        \
-        matmul(&format_##type, y, y_stride, w, w_row_bytes, n_rows, x->packed, n_tokens, n_cols,   \
-               work);                                                                              \
+        const weight_rows rows = {w, w_row_bytes, n_rows, n_cols / CE_QK, &(format)};              \
+        matmul(dequantize, y, y_stride, rows, x->packed, n_tokens, work);                          \
     }
 
-DEFINE_MATMUL(q4_0)
-DEFINE_MATMUL(q8_0)
-DEFINE_MATMUL(q4_K)
-DEFINE_MATMUL(q5_K)
-DEFINE_MATMUL(q6_K)
+#define FOR_TYPES(DO)                                                                              \
+    DO(Q4_0, q4_0)                                                                                 \
+    DO(Q8_0, q8_0)                                                                                 \
+    DO(Q4_K, q4_K)                                                                                 \
+    DO(Q5_K, q5_K)                                                                                 \
+    DO(Q6_K, q6_K)
 
-static void overlay(ce_kernels *k, ce_type type, const char *name, ce_matmul_fn *run) {
-    k->matmul[CE_PHASE_PROMPT][type] = (ce_matmul_kernel){name, run, &token_packing};
-}
+#define DEFINE_BOTH(TYPE, type)                                                                    \
+    DEFINE_MATMUL(type, format_##type, dequantize_rows)                                            \
+    DEFINE_MATMUL(repacked_##type, repacked_##type, dequantize_repacked)
 
-void ce_amx_matmul(ce_kernels *k) {
-    overlay(k, CE_TYPE_Q4_0, "q4_0/amx/prompt", matmul_q4_0);
-    overlay(k, CE_TYPE_Q8_0, "q8_0/amx/prompt", matmul_q8_0);
-    overlay(k, CE_TYPE_Q4_K, "q4_K/amx/prompt", matmul_q4_K);
-    overlay(k, CE_TYPE_Q5_K, "q5_K/amx/prompt", matmul_q5_K);
-    overlay(k, CE_TYPE_Q6_K, "q6_K/amx/prompt", matmul_q6_K);
-}
+FOR_TYPES(DEFINE_BOTH)
+
+#define OVERLAY_BOTH(TYPE, type)                                                                   \
+    k->matmul[CE_PHASE_PROMPT][CE_TYPE_##TYPE] =                                                   \
+        (ce_matmul_kernel){#type "/amx/prompt", matmul_##type, &token_packing};                    \
+    k->repacked[CE_PHASE_PROMPT][CE_TYPE_##TYPE] =                                                 \
+        (ce_matmul_kernel){#type "/amx/prompt, repacked", matmul_repacked_##type, &token_packing};
+
+void ce_amx_matmul(ce_kernels *k) { FOR_TYPES(OVERLAY_BOTH) }

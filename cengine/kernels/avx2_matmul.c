@@ -4,6 +4,10 @@
 #include "avx2_products.h"
 
 #define TIER "avx2"
+#include "repacked_matmul.h"
 #include "rows_matmul.h"
 
-void ce_avx2_matmul(ce_kernels *k) { overlay_block_types(k); }
+void ce_avx2_matmul(ce_kernels *k) {
+    overlay_block_types(k);
+    overlay_repacked_types(k);
+}

@@ -4,6 +4,10 @@
 #include "avx512vnni_rows.h"
 
 #define TIER "avx512vnni"
+#include "repacked_matmul.h"
 #include "rows_matmul.h"
 
-void ce_avx512vnni_matmul(ce_kernels *k) { overlay_block_types(k); }
+void ce_avx512vnni_matmul(ce_kernels *k) {
+    overlay_block_types(k);
+    overlay_repacked_types(k);
+}

@@ -173,6 +173,29 @@ INLINE void transpose(bytes out[8], const bytes v[VECTORS]) {
     }
 }
 
+/* What transpose() was given. */
+INLINE void transpose_back(bytes out[VECTORS], const bytes v[8]) {
+    const __m512i low_halves = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
+    const __m512i high_halves = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+    __m512i quad[2]
+                [4]; /* groups 4 k ... 4 k + 3 of row m in quarter 0, of 4 + m in quarter 1 ... */
+    for (int k = 0; k < 2; k++) {
+        const __m512i *g = (const __m512i *)v + 4 * k;
+        const __m512i low01 = _mm512_unpacklo_epi32(g[0], g[1]);
+        const __m512i high01 = _mm512_unpackhi_epi32(g[0], g[1]);
+        const __m512i low23 = _mm512_unpacklo_epi32(g[2], g[3]);
+        const __m512i high23 = _mm512_unpackhi_epi32(g[2], g[3]);
+        quad[k][0] = _mm512_unpacklo_epi64(low01, low23);
+        quad[k][1] = _mm512_unpackhi_epi64(low01, low23);
+        quad[k][2] = _mm512_unpacklo_epi64(high01, high23);
+        quad[k][3] = _mm512_unpackhi_epi64(high01, high23);
+    }
+    for (int m = 0; m < 4; m++) {
+        out[m] = (bytes)_mm512_permutex2var_epi64(quad[0][m], low_halves, quad[1][m]);
+        out[4 + m] = (bytes)_mm512_permutex2var_epi64(quad[0][m], high_halves, quad[1][m]);
+    }
+}
+
 /* In each quarter: [a0 + a2, b0 + b2, a1 + a3, b1 + b3], and then [a, b, c, d] in full. */
 INLINE __m512i merge_32(__m512i a, __m512i b) {
     return _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));

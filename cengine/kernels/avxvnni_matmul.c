@@ -5,6 +5,10 @@
 #include "avxvnni_products.h"
 
 #define TIER "avxvnni"
+#include "repacked_matmul.h"
 #include "rows_matmul.h"
 
-void ce_avxvnni_matmul(ce_kernels *k) { overlay_block_types(k); }
+void ce_avxvnni_matmul(ce_kernels *k) {
+    overlay_block_types(k);
+    overlay_repacked_types(k);
+}

@@ -114,6 +114,9 @@ typedef struct ce_kernels {
     const char *tier;
     /* Indexed by phase and ce_type; run is NULL where a type has no kernel. */
     ce_matmul_kernel matmul[CE_N_PHASES][CE_MAX_TYPE];
+    /* The same for weights that lie as repack.h says: the same bytes come out. They take whole
+     * groups of rows. */
+    ce_matmul_kernel repacked[CE_N_PHASES][CE_MAX_TYPE];
     /* Row of n elements at src to floats; indexed by ce_type. Bit-equal in every tier. */
     ce_dequantize_fn *dequantize[CE_MAX_TYPE];
     /* Rows of floats to blocks, see ce_quantize. NULL for the types that have no quantizer;

@@ -4,6 +4,10 @@
 #include "neon_rows.h"
 
 #define TIER "neon"
+#include "repacked_matmul.h"
 #include "rows_matmul.h"
 
-void ce_neon_matmul(ce_kernels *k) { overlay_block_types(k); }
+void ce_neon_matmul(ce_kernels *k) {
+    overlay_block_types(k);
+    overlay_repacked_types(k);
+}

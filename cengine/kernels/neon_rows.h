@@ -46,6 +46,12 @@ INLINE bytes join_rows(slice s, const uint8x16x2_t v[ROWS_PER_VECTOR]) {
 /* Of 32 columns those that the k-th vector is multiplied with. */
 INLINE bytes broadcast_columns(const int8_t *q, int k) { return (bytes)vld1q_s8(q + 16 * (k % 2)); }
 
+INLINE bytes broadcast_4(const void *p) {
+    uint32_t v;
+    memcpy(&v, p, sizeof v);
+    return (bytes)vdupq_n_u32(v);
+}
+
 /* A byte per column. */
 INLINE bytes load_columns(slice s, size_t at) {
     return (bytes)vld1q_u8(s.row[0] + at + 16 * s.half);

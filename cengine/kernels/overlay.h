@@ -10,6 +10,12 @@ static inline void overlay_matmul(ce_kernels *k, ce_type type, ce_matmul_kernel 
     k->matmul[CE_PHASE_GENERATED][type] = generated;
 }
 
+static inline void overlay_repacked(ce_kernels *k, ce_type type, ce_matmul_kernel prompt,
+                                    ce_matmul_kernel generated) {
+    k->repacked[CE_PHASE_PROMPT][type] = prompt;
+    k->repacked[CE_PHASE_GENERATED][type] = generated;
+}
+
 /* The function matmul_<name>, which serves both phases, under the names of both. */
 #define OVERLAY_MATMUL(k, tier, type, name, packing)                                               \
     overlay_matmul(k, type, (ce_matmul_kernel){#name "/" tier "/prompt", matmul_##name, packing},  \

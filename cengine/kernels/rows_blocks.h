@@ -35,9 +35,20 @@ typedef struct {
     void (*scales)(row_scales *s, const uint8_t *const row[ROWS], int n);
 } block_format;
 
+enum { GROUPS = CE_QK / 4 }; /* of four columns, in a block */
+
 static inline int min_int(int a, int b) { return a < b ? a : b; }
 
 /* ---- Rows ---- */
+
+/* Rows of weights, and what to know to read them. */
+typedef struct {
+    const uint8_t *w;
+    size_t row_bytes;
+    int n_rows;
+    int n_blocks;       /* of 32 columns, in a row */
+    const void *format; /* block_format, or repacked_format (repacked_blocks.h) */
+} weight_rows;
 
 /* ROWS rows from r on; rows beyond the last are the last. */
 INLINE void point_at_rows(const uint8_t *row[ROWS], const void *w, size_t row_bytes, int r,
@@ -258,32 +269,39 @@ INLINE void scales_q3_K(row_scales *s, const uint8_t *const row[ROWS], int n) {
     }
 }
 
-/* The first 16 bytes of q4_K and q5_K: d and dmin, then 12 bytes of scales and mins. Their layout
- * is described at unpack_scale_min in generic_blocks.h; a word here has four sub-blocks. */
-INLINE void scales_q4_K(row_scales *s, const uint8_t *const row[ROWS], int n) {
-    (void)n;
+/* The 12 bytes of scales and mins of q4_K and q5_K. Their layout is described at unpack_scale_min
+ * in generic_blocks.h; a word here has four sub-blocks. */
+INLINE void spread_scales_q4_K(row_scales *s, floats d, floats dmin, const ints word[3]) {
     const int32_t low6 = 0x3f3f3f3f, low4 = 0x0f0f0f0f, bits45 = 0x30303030;
-    ints word[4];
-    words_of_rows(word, row, 0);
-    const floats d = half_in_lane(word[0]), dmin = half_in_lane(word[0] >> 16);
-    const ints scale[2] = {word[1] & low6, (word[3] & low4) | (word[1] >> 2 & bits45)};
-    const ints min[2] = {word[2] & low6, (word[3] >> 4 & low4) | (word[2] >> 2 & bits45)};
+    const ints scale[2] = {word[0] & low6, (word[2] & low4) | (word[0] >> 2 & bits45)};
+    const ints min[2] = {word[1] & low6, (word[2] >> 4 & low4) | (word[1] >> 2 & bits45)};
     for (int b = 0; b < SPAN; b++) {
         s->scale[b] = d * unsigned_byte(scale[b / 4], b % 4);
         s->min[b] = dmin * unsigned_byte(min[b / 4], b % 4);
     }
 }
 
-INLINE void scales_q6_K(row_scales *s, const uint8_t *const row[ROWS], int n) {
+/* After d and dmin, in one piece of 16 bytes. */
+INLINE void scales_q4_K(row_scales *s, const uint8_t *const row[ROWS], int n) {
     (void)n;
-    const floats d = half_of_rows(row, offsetof(ce_block_q6_K, d));
     ints word[4];
-    words_of_rows(word, row, offsetof(ce_block_q6_K, scales));
+    words_of_rows(word, row, 0);
+    spread_scales_q4_K(s, half_in_lane(word[0]), half_in_lane(word[0] >> 16), word + 1);
+}
+
+INLINE void spread_scales_q6_K(row_scales *s, floats d, const ints word[4]) {
     for (int b = 0; b < SPAN; b++) {
         s->scale[b] = d;
         s->mult[b][0] = signed_byte(word[b / 2], 2 * (b % 2));
         s->mult[b][1] = signed_byte(word[b / 2], 2 * (b % 2) + 1);
     }
+}
+
+INLINE void scales_q6_K(row_scales *s, const uint8_t *const row[ROWS], int n) {
+    (void)n;
+    ints word[4];
+    words_of_rows(word, row, offsetof(ce_block_q6_K, scales));
+    spread_scales_q6_K(s, half_of_rows(row, offsetof(ce_block_q6_K, d)), word);
 }
 
 /* ---- The table ---- */

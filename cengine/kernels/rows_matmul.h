@@ -183,12 +183,7 @@ INLINE block_terms terms_of(const packed_block *x, int t) {
 
 /* ---- Panels ---- */
 
-enum {
-    GROUPS = CE_QK / 4, /* of four columns, in a block */
-    TILE_ROWS = PANELS * ROWS,
-    BLOCK_ROWS = BLOCK_TILES * TILE_ROWS,
-    BLOCK_TOKENS = 256
-};
+enum { TILE_ROWS = PANELS * ROWS, BLOCK_ROWS = BLOCK_TILES * TILE_ROWS, BLOCK_TOKENS = 256 };
 
 /* A span of ROWS rows: quants[b][g] is columns 4 g ... 4 g + 3 of block b, row by row. */
 typedef struct {
@@ -254,16 +249,15 @@ INLINE void sweep(floats acc[][PANELS], const block_format *f, const panel p[PAN
     }
 }
 
-/* Unpacks n blocks from b0 on of n_tiles tiles of rows. */
-INLINE void unpack_span(workspace *work, const block_format *f, const uint8_t *w, size_t row_bytes,
-                        int n_rows, int n_tiles, int b0, int n, int n_blocks) {
-    const size_t at = b0 / f->sub_blocks * f->block_bytes;
-    const size_t ahead = prefetch_distance(f, b0, n_blocks, 1, BLOCK_ROWS, row_bytes);
-    for (int i = 0; i < n_tiles * PANELS; i++) {
-        const uint8_t *row[ROWS];
-        point_at_rows(row, w + at, row_bytes, i * ROWS, n_rows);
-        unpack_panel(&work->panels[i / PANELS][i % PANELS], f, row, n, ahead);
-    }
+/* A span from block b0 on of ROWS rows from r on. */
+typedef void unpack_fn(panel *p, const weight_rows *w, int r, int b0);
+
+INLINE void unpack_rows(panel *p, const weight_rows *w, int r, int b0) {
+    const block_format *f = w->format;
+    const uint8_t *row[ROWS];
+    point_at_rows(row, w->w + b0 / f->sub_blocks * f->block_bytes, w->row_bytes, r, w->n_rows);
+    unpack_panel(p, f, row, span_at(f, b0, w->n_blocks),
+                 prefetch_distance(f, b0, w->n_blocks, 1, BLOCK_ROWS, w->row_bytes));
 }
 
 /* The span's blocks, from b0 on, of all tokens. */
@@ -284,36 +278,36 @@ INLINE void sweep_span(workspace *work, const block_format *f, int n_tiles, int 
 }
 
 /* At most BLOCK_ROWS rows times BLOCK_TOKENS tokens. */
-INLINE void multiply_block(workspace *work, const block_format *f, float *y, size_t y_stride,
-                           const uint8_t *w, size_t row_bytes, int n_rows, const packed_block *x,
-                           int n_tokens, int n_blocks) {
-    const int n_tiles = (n_rows + TILE_ROWS - 1) / TILE_ROWS;
+INLINE void multiply_block(workspace *work, const block_format *f, unpack_fn *unpack, float *y,
+                           size_t y_stride, weight_rows w, const packed_block *x, int n_tokens) {
+    const int n_tiles = (w.n_rows + TILE_ROWS - 1) / TILE_ROWS;
     for (int i = 0; i < n_tiles; i++) {
         memset(work->acc[i], 0, n_tokens * sizeof work->acc[i][0]);
     }
-    for (int b0 = 0; b0 < n_blocks; b0 += SPAN) {
-        const int n = span_at(f, b0, n_blocks);
-        unpack_span(work, f, w, row_bytes, n_rows, n_tiles, b0, n, n_blocks);
-        sweep_span(work, f, n_tiles, b0, n, x, n_tokens, n_blocks);
+    for (int b0 = 0; b0 < w.n_blocks; b0 += SPAN) {
+        for (int i = 0; i < n_tiles * PANELS; i++) {
+            unpack(&work->panels[i / PANELS][i % PANELS], &w, i * ROWS, b0);
+        }
+        sweep_span(work, f, n_tiles, b0, span_at(f, b0, w.n_blocks), x, n_tokens, w.n_blocks);
     }
     for (int t = 0; t < n_tokens; t++) {
-        for (int r = 0; r < n_rows; r += ROWS) {
+        for (int r = 0; r < w.n_rows; r += ROWS) {
             store_rows(y + t * y_stride + r, work->acc[r / TILE_ROWS][t][r / ROWS % PANELS],
-                       n_rows - r);
+                       w.n_rows - r);
         }
     }
 }
 
-INLINE void matmul_panels(const block_format *f, float *y, size_t y_stride, const uint8_t *w,
-                          size_t row_bytes, int n_rows, const packed_block *x, int n_tokens,
-                          int n_cols, workspace *work) {
-    const int n_blocks = n_cols / CE_QK;
+INLINE void matmul_panels(const block_format *f, unpack_fn *unpack, float *y, size_t y_stride,
+                          weight_rows w, const packed_block *x, int n_tokens, workspace *work) {
     for (int t = 0; t < n_tokens; t += BLOCK_TOKENS) {
-        for (int r = 0; r < n_rows; r += BLOCK_ROWS) {
-            multiply_block(work, f, y + t * y_stride + r, y_stride, w + r * row_bytes, row_bytes,
-                           min_int(BLOCK_ROWS, n_rows - r),
-                           x + (size_t)(t / CE_PACK_TOKENS) * n_blocks,
-                           min_int(BLOCK_TOKENS, n_tokens - t), n_blocks);
+        for (int r = 0; r < w.n_rows; r += BLOCK_ROWS) {
+            weight_rows block = w;
+            block.w += r * w.row_bytes;
+            block.n_rows = min_int(BLOCK_ROWS, w.n_rows - r);
+            multiply_block(work, f, unpack, y + t * y_stride + r, y_stride, block,
+                           x + (size_t)(t / CE_PACK_TOKENS) * w.n_blocks,
+                           min_int(BLOCK_TOKENS, n_tokens - t));
         }
     }
 }
@@ -348,8 +342,9 @@ INLINE void matmul_panels(const block_format *f, float *y, size_t y_stride, cons
         if (n_tokens < token_packing.min_tokens) {                                                 \
             matmul_stream(&format_##type, y, w, w_row_bytes, n_rows, x, n_cols);                   \
         } else {                                                                                   \
-            matmul_panels(&format_##type, y, y_stride, w, w_row_bytes, n_rows, x->packed,          \
-                          n_tokens, n_cols, work);                                                 \
+            const weight_rows rows = {w, w_row_bytes, n_rows, n_cols / CE_QK, &format_##type};     \
+            matmul_panels(&format_##type, unpack_rows, y, y_stride, rows, x->packed, n_tokens,     \
+                          work);                                                                   \
         }                                                                                          \
     }
 

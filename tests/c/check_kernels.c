@@ -4,6 +4,7 @@
 #include "check.h"
 #include "generic_blocks.h"
 #include "generic_blocks_iq.h"
+#include "repack.h"
 
 enum {
     MAX_ROWS = 35,
@@ -412,6 +413,34 @@ static void check_kernel(const ce_matmul_kernel *kernel, const weight_type *type
     }
 }
 
+/* Repacked weights give the bits that their rows gave. */
+static void check_repacked(const ce_matmul_kernel *kernel, const ce_matmul_kernel *of_rows,
+                           const weight_type *type) {
+    static float got[MAX_Y], want[MAX_Y];
+    static uint8_t repacked[sizeof weights];
+    const ce_repack_layout *layout = ce_repack_layout_of(type->type);
+    snprintf(check_subject, sizeof check_subject, "%s", kernel->name);
+    for (int i = 0; i < share_of(60); i++) {
+        const int n_cols = CE_REPACK_COLS * random_int(1, MAX_COLS / CE_REPACK_COLS);
+        const int n_rows = CE_REPACK_ROWS * random_int(1, 8);
+        const int n_tokens = i % 3 == 0 ? 1 : random_int(1, MAX_TOKENS);
+        const size_t row_bytes = (size_t)ce_row_bytes(type->type, n_cols);
+        random_weights(weights, type, (int64_t)n_rows * n_cols, i % 4 == 0 ? EXTREME : ORDINARY);
+        random_activations(n_tokens, n_cols, ORDINARY);
+        for (int r = 0; r < n_rows; r += CE_REPACK_ROWS) {
+            ce_repack_group(layout, repacked + r * row_bytes, weights + r * row_bytes, row_bytes,
+                            n_cols);
+        }
+        const void *w =
+            guarded_copy(&guard_w, i % 2 ? AT_END : AT_BEGINNING, repacked, n_rows * row_bytes);
+        const ce_acts x = activations(kernel, type, n_tokens, n_cols);
+        kernel->run(got, n_rows, w, row_bytes, n_rows, &x, n_tokens, n_cols, work);
+        of_rows->run(want, n_rows, weights, row_bytes, n_rows, &x, n_tokens, n_cols, work);
+        CHECK(memcmp(got, want, (size_t)n_tokens * n_rows * sizeof *got) == 0,
+              "%d rows, %d tokens, %d columns: not the bits of the rows", n_rows, n_tokens, n_cols);
+    }
+}
+
 /* Whether the kernel of the generated phase is the function of the prompt phase, done already. */
 static bool same_as_prompt(const ce_kernels *k, int phase, const weight_type *type) {
     return phase != CE_PHASE_PROMPT &&
@@ -511,8 +540,13 @@ int main(int argc, char **argv) {
         }
         for (int phase = 0; phase < CE_N_PHASES; phase++) {
             for (int i = 0; i < N_TYPES; i++) {
+                const ce_type type = types[i].type;
                 if (!same_as_prompt(&kernels, phase, &types[i])) {
-                    check_kernel(&kernels.matmul[phase][types[i].type], &types[i]);
+                    check_kernel(&kernels.matmul[phase][type], &types[i]);
+                }
+                if (kernels.repacked[phase][type].run != NULL) {
+                    check_repacked(&kernels.repacked[phase][type], &kernels.matmul[phase][type],
+                                   &types[i]);
                 }
             }
         }

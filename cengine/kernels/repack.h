@@ -1,0 +1,37 @@
+/* The repacked layout of a block type: sixteen rows side by side, in the bytes of sixteen rows.
+ *
+ * Over a span of 256 columns, a row of a type is so many half floats and then so many words of 32
+ * bits, taken from its blocks field by field. In a group of sixteen rows a span has the first half
+ * of all rows, then the second ..., then the first word of all rows, then the second ...: a vector
+ * of words has four columns (or eight, where they are nibbles) of each row in the row's lane, and
+ * whoever multiplies reads one stream of memory from its beginning to its end. */
+#ifndef CE_REPACK_H
+#define CE_REPACK_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum { CE_REPACK_ROWS = 16, CE_REPACK_COLS = 256, CE_MAX_REPACK_FIELDS = 4 };
+
+/* n half floats or words, from byte `at` of a block on. */
+typedef struct {
+    size_t at;
+    int n;
+} ce_repack_field;
+
+typedef struct {
+    int block_cols;
+    size_t block_bytes;
+    ce_repack_field halves;
+    ce_repack_field words[CE_MAX_REPACK_FIELDS]; /* as many as have an n */
+} ce_repack_layout;
+
+/* NULL for the types that have none. */
+const ce_repack_layout *ce_repack_layout_of(int type);
+
+/* Sixteen rows of n_cols, a multiple of CE_REPACK_COLS, row_bytes apart, to 16 * row_bytes bytes at
+ * dst. */
+void ce_repack_group(const ce_repack_layout *layout, void *dst, const void *src, size_t row_bytes,
+                     int n_cols);
+
+#endif

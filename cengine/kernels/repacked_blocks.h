@@ -1,0 +1,121 @@
+/* Repacked weights (repack.h) as the SIMD tiers see them, ROWS lanes at a time: columns and scales.
+ * Included after rows_blocks.h. */
+#ifndef CE_REPACKED_BLOCKS_H
+#define CE_REPACKED_BLOCKS_H
+
+#include "repack.h"
+#include "rows_blocks.h"
+
+/* A group's sixteen rows fill so many vectors. */
+enum { PARTS = CE_REPACK_ROWS / ROWS };
+
+/* ---- Blocks ---- */
+
+/* The j-th word of ROWS rows. */
+INLINE bytes word_at(const uint8_t *words, int j) {
+    bytes v;
+    memcpy(&v, words + (size_t)j * CE_REPACK_ROWS * sizeof(uint32_t), sizeof v);
+    return v;
+}
+
+INLINE floats half_at(const uint8_t *halves, int j) {
+    half_floats v;
+    memcpy(&v, halves + (size_t)j * CE_REPACK_ROWS * sizeof(uint16_t), sizeof v);
+    return from_halves(v);
+}
+
+INLINE bytes nibbles_at(const uint8_t *words, int j, int high) {
+    return bits(word_at(words, j), 4 * high, 15);
+}
+
+/* Columns 4 g ... 4 g + 3 of sub-block `sub` of 32, row by row. */
+INLINE bytes columns_q4_0(const uint8_t *words, int sub, int g) {
+    return nibbles_at(words, 4 * sub + g % 4, g / 4);
+}
+
+INLINE bytes columns_q8_0(const uint8_t *words, int sub, int g) {
+    return word_at(words, 8 * sub + g);
+}
+
+INLINE bytes columns_q4_K(const uint8_t *words, int sub, int g) {
+    return nibbles_at(words, 3 + 8 * (sub / 2) + g, sub % 2);
+}
+
+INLINE bytes columns_q5_K(const uint8_t *words, int sub, int g) {
+    const bytes high = bits(word_at(words, 3 + g), sub, 1);
+    return nibbles_at(words, 11 + 8 * (sub / 2) + g, sub % 2) | shift_left(high, 4);
+}
+
+INLINE bytes columns_q6_K(const uint8_t *words, int sub, int g) {
+    const int half = sub / 4, quarter = sub % 4;
+    const bytes high = bits(word_at(words, 36 + 8 * half + g), 2 * quarter, 3);
+    return nibbles_at(words, 4 + 16 * half + 8 * (quarter % 2) + g, quarter / 2) |
+           shift_left(high, 4);
+}
+
+INLINE void repacked_scales_of_blocks(row_scales *s, const uint8_t *halves, const uint8_t *words) {
+    (void)words;
+    for (int b = 0; b < SPAN; b++) {
+        s->scale[b] = half_at(halves, b);
+    }
+}
+
+INLINE void repacked_scales_q4_K(row_scales *s, const uint8_t *halves, const uint8_t *words) {
+    const ints word[3] = {(ints)word_at(words, 0), (ints)word_at(words, 1),
+                          (ints)word_at(words, 2)};
+    spread_scales_q4_K(s, half_at(halves, 0), half_at(halves, 1), word);
+}
+
+INLINE void repacked_scales_q6_K(row_scales *s, const uint8_t *halves, const uint8_t *words) {
+    const ints word[4] = {(ints)word_at(words, 0), (ints)word_at(words, 1), (ints)word_at(words, 2),
+                          (ints)word_at(words, 3)};
+    spread_scales_q6_K(s, half_at(halves, 0), word);
+}
+
+/* ---- Spans ---- */
+
+typedef struct {
+    const block_format *f;
+    int n_halves; /* of a row's span */
+    bytes (*columns)(const uint8_t *words, int sub, int g);
+    void (*scales)(row_scales *s, const uint8_t *halves, const uint8_t *words);
+} repacked_format;
+
+/* The halves and words of ROWS rows in a span. */
+typedef struct {
+    const uint8_t *halves, *words;
+} repacked_span;
+
+INLINE repacked_span part_of_span(const repacked_format *r, const uint8_t *span, int part) {
+    const size_t halves_bytes = (size_t)r->n_halves * CE_REPACK_ROWS * sizeof(uint16_t);
+    return (repacked_span){span + (size_t)part * ROWS * sizeof(uint16_t),
+                           span + halves_bytes + (size_t)part * ROWS * sizeof(uint32_t)};
+}
+
+INLINE size_t group_span_bytes(const block_format *f) { return CE_REPACK_ROWS * span_bytes(f); }
+
+/* A span from block b0 on of ROWS rows from r on; rows beyond the last are the last ones. */
+INLINE repacked_span span_of(const weight_rows *w, int r, int b0) {
+    const repacked_format *format = w->format;
+    const int first = min_int(r, w->n_rows - ROWS), part = first % CE_REPACK_ROWS / ROWS;
+    const uint8_t *group = w->w + (size_t)(first - part * ROWS) * w->row_bytes;
+    return part_of_span(format, group + (size_t)(b0 / SPAN) * group_span_bytes(format->f), part);
+}
+
+/* Fit for dot_4. */
+INLINE bytes columns_at(const repacked_format *r, repacked_span span, int b, int g) {
+    const bytes q = r->columns(span.words, b, g);
+    return r->f->is_signed ? q ^ SIGNED_OFFSET : q;
+}
+
+/* ---- The table ---- */
+
+static const repacked_format repacked_q4_0 = {&format_q4_0, SPAN, columns_q4_0,
+                                              repacked_scales_of_blocks};
+static const repacked_format repacked_q8_0 = {&format_q8_0, SPAN, columns_q8_0,
+                                              repacked_scales_of_blocks};
+static const repacked_format repacked_q4_K = {&format_q4_K, 2, columns_q4_K, repacked_scales_q4_K};
+static const repacked_format repacked_q5_K = {&format_q5_K, 2, columns_q5_K, repacked_scales_q4_K};
+static const repacked_format repacked_q6_K = {&format_q6_K, 1, columns_q6_K, repacked_scales_q6_K};
+
+#endif

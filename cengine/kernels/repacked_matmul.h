@@ -1,0 +1,130 @@
+/* The matmuls of repacked weights (repack.h): included after rows_matmul.h, whose order of
+ * accumulation and panels they have, so that their results are those of the rows as the file has
+ * them, to the last bit. */
+#ifndef CE_REPACKED_MATMUL_H
+#define CE_REPACKED_MATMUL_H
+
+#include "repacked_blocks.h"
+#include "rows_matmul.h"
+
+/* ---- Stream ---- */
+
+/* How far ahead of what is read: far into L2 and, to hide its latency, near into L1. The hardware's
+ * prefetcher looks no further than a page, and a core that computes does not look far itself. */
+enum { FAR_BYTES = 8192, NEAR_BYTES = 1024 };
+
+/* The b-th part of what lies ahead of the span. */
+INLINE void prefetch_ahead(const block_format *f, const uint8_t *span, int b) {
+    const int n_lines = (int)(group_span_bytes(f) / CACHE_LINE);
+    for (int i = b * n_lines / SPAN; i < (b + 1) * n_lines / SPAN; i++) {
+        __builtin_prefetch(span + FAR_BYTES + i * CACHE_LINE, 0, 2);
+        __builtin_prefetch(span + NEAR_BYTES + i * CACHE_LINE, 0, 3);
+    }
+}
+
+/* The sums of a token's columns, 16 by 16; where a type's scales are for as many. */
+static void sum_halves_of_token(int32_t *half_sum, const int8_t *q, int n_cols) {
+    for (int i = 0; i < n_cols / 16; i++) {
+        half_sum[i] = sum_16(q + 16 * i);
+    }
+}
+
+/* acc plus the product of block b of the span with the activations' block `at`. */
+INLINE floats repacked_block(const repacked_format *r, floats acc, repacked_span span,
+                             const row_scales *s, int b, const ce_acts *x, const int32_t *half_sum,
+                             int at) {
+    const block_format *f = r->f;
+    const int8_t *q = x->q + at * CE_QK;
+    ints half[2] = {splat_int(-offset_of(f) * x->sum[at]), {0}};
+    if (f->has_mult) {
+        half[0] = splat_int(-offset_of(f) * half_sum[2 * at]);
+        half[1] = splat_int(-offset_of(f) * half_sum[2 * at + 1]);
+    }
+#pragma GCC unroll 8 /* GROUPS */
+    for (int g = 0; g < GROUPS; g++) {
+        const int h = f->has_mult ? g / (GROUPS / 2) : 0;
+        half[h] = dot_4(half[h], columns_at(r, span, b, g), broadcast_4(q + 4 * g), f->is_signed);
+    }
+    const block_terms terms = {.scale = x->scale[at],
+                               .scaled_sum = x->scale[at] * (float)x->sum[at]};
+    return accumulate(f, acc, half, s, b, terms);
+}
+
+/* n_rows and n_cols are multiples of what a group has; half_sum: room for n_cols / 16. */
+INLINE void repacked_stream(const repacked_format *r, float *y, const uint8_t *w, int n_rows,
+                            const ce_acts *x, int n_cols, int32_t *half_sum) {
+    if (r->f->has_mult) {
+        sum_halves_of_token(half_sum, x->q, n_cols);
+    }
+    for (int row = 0; row < n_rows; row += CE_REPACK_ROWS) {
+        floats acc[PARTS] = {{0}};
+        for (int b0 = 0; b0 < n_cols / CE_QK; b0 += SPAN) {
+            for (int part = 0; part < PARTS; part++) {
+                const repacked_span span = part_of_span(r, w, part);
+                row_scales s;
+                r->scales(&s, span.halves, span.words);
+#pragma GCC unroll 8 /* SPAN: makes the shifts in columns() constants */
+                for (int b = 0; b < SPAN; b++) {
+                    if (part == 0) {
+                        prefetch_ahead(r->f, w, b);
+                    }
+                    acc[part] = repacked_block(r, acc[part], span, &s, b, x, half_sum, b0 + b);
+                }
+            }
+            w += group_span_bytes(r->f);
+        }
+        for (int part = 0; part < PARTS; part++) {
+            store_rows(y + row + part * ROWS, acc[part], ROWS);
+        }
+    }
+}
+
+/* ---- Panels ---- */
+
+/* unpack_fn */
+INLINE void unpack_repacked(panel *p, const weight_rows *w, int r, int b0) {
+    const repacked_format *format = w->format;
+    const repacked_span span = span_of(w, r, b0);
+    format->scales(&p->scales, span.halves, span.words);
+#pragma GCC unroll 8 /* SPAN */
+    for (int b = 0; b < SPAN; b++) {
+        for (int g = 0; g < GROUPS; g++) {
+            p->quants[b][g] = columns_at(format, span, b, g);
+        }
+    }
+}
+
+/* ---- The kernels ---- */
+
+#define FOR_REPACKED_TYPES(DO)                                                                     \
+    DO(Q4_0, q4_0)                                                                                 \
+    DO(Q8_0, q8_0)                                                                                 \
+    DO(Q4_K, q4_K)                                                                                 \
+    DO(Q5_K, q5_K)                                                                                 \
+    DO(Q6_K, q6_K)
+
+#define DEFINE_REPACKED(TYPE, type)                                                                \
+    static void matmul_repacked_##type(float *y, size_t y_stride, const void *w,                   \
+                                       size_t w_row_bytes, int n_rows, const ce_acts *x,           \
+                                       int n_tokens, int n_cols, void *work) {                     \
+        if (n_tokens < token_packing.min_tokens) {                                                 \
+            repacked_stream(&repacked_##type, y, w, n_rows, x, n_cols, work);                      \
+        } else {                                                                                   \
+            const weight_rows rows = {w, w_row_bytes, n_rows, n_cols / CE_QK, &repacked_##type};   \
+            matmul_panels(&format_##type, unpack_repacked, y, y_stride, rows, x->packed, n_tokens, \
+                          work);                                                                   \
+        }                                                                                          \
+    }
+
+FOR_REPACKED_TYPES(DEFINE_REPACKED)
+
+#define OVERLAY_REPACKED(TYPE, type)                                                               \
+    overlay_repacked(k, CE_TYPE_##TYPE,                                                            \
+                     (ce_matmul_kernel){#type "/" TIER "/prompt, repacked",                        \
+                                        matmul_repacked_##type, &token_packing},                   \
+                     (ce_matmul_kernel){#type "/" TIER "/generated, repacked",                     \
+                                        matmul_repacked_##type, &token_packing});
+
+static void overlay_repacked_types(ce_kernels *k) { FOR_REPACKED_TYPES(OVERLAY_REPACKED) }
+
+#endif
