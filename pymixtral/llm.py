@@ -24,7 +24,7 @@ from pymixtral.completion import Completion, CompletionStream, completion_of
 from pymixtral.engine import Engine, EngineOptions, Logits, Phase, Session
 from pymixtral.errors import ChatError, ContextError, ParameterError, PymixtralError
 from pymixtral.generate import Generation, Timeline
-from pymixtral.loader import ModelFile, create_engine, open_model
+from pymixtral.loader import ModelFile, Progress, create_engine, open_model
 from pymixtral.memory import MemoryNeed
 from pymixtral.sampling import SamplingParams
 from pymixtral.tokenizer import Tokenizer
@@ -48,6 +48,9 @@ class LLM:
         batch_rows: prompt tokens that go through the layers together; default 512.
         use_mmap: map the file, so that its pages are shared and loaded on demand; False reads it
             into memory, which a file that others may truncate needs.
+        repack: copy the weights into the layout that the kernels read fastest; needs a mapped
+            file, whose pages are given back. What is generated stays the same.
+        progress: called with a tensor's name, and bytes done and in all, while they are copied.
         reproducible: the same request gives the same tokens whatever was asked before. (By default
             a chat's next turn builds on the keys and values of the generated answer, which differ
             in their last bits from those that a prompt pass would compute.)
@@ -77,6 +80,8 @@ class LLM:
         kv_type: str = "f16",
         batch_rows: int | None = None,
         use_mmap: bool = True,
+        repack: bool = False,
+        progress: Progress | None = None,
         reproducible: bool = False,
         check_memory: bool = True,
         chat_template: str | None = None,
@@ -84,6 +89,10 @@ class LLM:
     ) -> None:
         if parallel < 1:
             raise ParameterError(f"parallel must be 1 or more, not {parallel}")
+        if repack and not use_mmap:
+            raise ParameterError(
+                "repack needs the file mapped, or its weights would be there twice"
+            )
         options = EngineOptions(threads=threads, batch_rows=batch_rows, tier=tier)
         self._file = open_model(model, use_mmap=use_mmap)
         try:
@@ -100,6 +109,8 @@ class LLM:
                 options=options,
                 n_sessions=parallel,
                 check_memory=check_memory,
+                repack=repack,
+                progress=progress,
             )
         except BaseException:
             self._file.gguf.close()

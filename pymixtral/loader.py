@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.resources import files
@@ -16,6 +17,8 @@ from pymixtral.formats.hparams import HParams, read_hparams
 from pymixtral.formats.names import expert_of, parse_name
 from pymixtral.formats.vocabulary import Vocabulary, read_vocabulary
 from pymixtral.memory import MemoryNeed, available_bytes, check_fits
+
+Progress = Callable[[str, int, int], None]
 
 DEFAULT_MAX_CTX = 8192
 SHIPPED_MODEL = "storyteller-Q8_0.gguf"
@@ -115,8 +118,14 @@ def create_engine(
     options: ce.EngineOptions | None = None,
     n_sessions: int = 1,
     check_memory: bool = True,
+    repack: bool = False,
+    progress: Progress | None = None,
 ) -> ce.Engine:
     """Bind a model's tensors to an engine.
+
+    Args:
+        repack: copy the weights into the layout that the kernels read fastest.
+        progress: called with a tensor's name, and bytes done and in all, while they are copied.
 
     Raises:
         InsufficientMemoryError: it does not fit, which is found out before anything is loaded.
@@ -125,12 +134,36 @@ def create_engine(
     if check_memory:
         need = model.memory_need(n_ctx, kv_type, options, n_sessions)
         check_fits(need, n_ctx, available_bytes())
-    return ce.Engine(model.hparams, _engine_tensors(model.gguf), options)
+    tensors = _engine_tensors(model.gguf)
+    engine = ce.Engine(model.hparams, list(tensors.values()), options)
+    if repack:
+        try:
+            _repack(engine, model.gguf, tensors, progress)
+        except BaseException:
+            engine.close()
+            raise
+    return engine
 
 
-def _engine_tensors(gguf: GGUFFile) -> list[ce.EngineTensor]:
+def _repack(
+    engine: ce.Engine,
+    gguf: GGUFFile,
+    tensors: Mapping[str, ce.EngineTensor],
+    progress: Progress | None,
+) -> None:
+    """One tensor after the other, so that no more than one is in memory twice."""
+    done, total = 0, sum(len(tensor.data) for tensor in tensors.values())
+    for name, tensor in tensors.items():
+        if engine.repack(tensor) > 0:
+            gguf.release(name)
+        done += len(tensor.data)
+        if progress is not None:
+            progress(name, done, total)
+
+
+def _engine_tensors(gguf: GGUFFile) -> dict[str, ce.EngineTensor]:
     supported = ce.TENSOR_TYPES.values()
-    tensors = []
+    tensors = {}
     for name, info in gguf.tensors.items():
         place = parse_name(name)
         if place is None:
@@ -142,5 +175,5 @@ def _engine_tensors(gguf: GGUFFile) -> list[ce.EngineTensor]:
             )
         role, layer = place
         data, expert = gguf.data(name), expert_of(name)
-        tensors.append(ce.EngineTensor(role, layer or 0, info.type, info.ne, data, expert))
+        tensors[name] = ce.EngineTensor(role, layer or 0, info.type, info.ne, data, expert)
     return tensors

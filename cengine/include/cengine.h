@@ -167,6 +167,12 @@ int32_t ce_engine_batch_rows(const ce_engine *engine);
 const char *ce_engine_tier(const ce_engine *engine);
 /* Bytes of scratch that an engine allocates for these hyperparameters and options. */
 uint64_t ce_engine_scratch_bytes(const ce_hparams *hparams, const ce_options *options);
+/* Gives the engine a copy of a tensor's matrices in the layout that its kernels read fastest. What
+ * is computed stays the same to the bit, and `data` is not read any more: its pages may be given
+ * back. *n_bytes: what was copied; 0 if the tensor stays as it is, because its type, its shape or
+ * the tier has no such layout, or because it is read row by row. */
+ce_status ce_engine_repack(ce_engine *engine, const ce_tensor *tensor, uint64_t *n_bytes,
+                           ce_error *err);
 /* The matmul kernel of a weight type in a phase, such as "q4_K/avx2/prompt"; NULL if none. */
 const char *ce_engine_kernel_name(const ce_engine *engine, int32_t type, int32_t phase);
 /* How many matmuls that kernel has run since the engine was created. */

@@ -150,7 +150,15 @@ INLINE void dequantize_rows(panel *p, const weight_rows *w, int r, int b0, int n
     }
 }
 
-/* A group of rows is one stream: the hardware's prefetcher follows it. */
+/* As above, the b-th part of the span of the panel right of this one. */
+INLINE void prefetch_repacked(const block_format *f, repacked_span span, int b) {
+    const int panel_bytes = PANEL_COLS / CE_REPACK_COLS * (int)group_span_bytes(f);
+    const int n_lines = (int)group_span_bytes(f) / CACHE_LINE;
+    for (int i = b * n_lines / SPAN; i < (b + 1) * n_lines / SPAN; i++) {
+        _mm_prefetch((const char *)span.halves + panel_bytes + i * CACHE_LINE, _MM_HINT_T1);
+    }
+}
+
 INLINE void dequantize_repacked_span(tile_rows *to, const repacked_format *format,
                                      repacked_span span) {
     row_scales scales;
@@ -160,6 +168,7 @@ INLINE void dequantize_repacked_span(tile_rows *to, const repacked_format *forma
 #pragma GCC unroll 8 /* SPAN: makes the shifts in columns() constants */
     for (int b = 0; b < SPAN; b++) {
         bytes columns[GROUPS], rows[VECTORS];
+        prefetch_repacked(format->f, span, b);
         for (int g = 0; g < GROUPS; g++) {
             columns[g] = columns_at(format, span, b, g);
         }

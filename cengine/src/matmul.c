@@ -30,7 +30,9 @@ static uint64_t choose_chunk_bytes(const ce_matmul_job *jobs, int n_jobs, int n_
 }
 
 static const ce_matmul_kernel *kernel_of(const ce_pass *pass, const ce_matrix *w) {
-    return &pass->engine->kernels.matmul[pass->phase][w->type];
+    const ce_kernels *kernels = &pass->engine->kernels;
+    return w->repacked != NULL ? &kernels->repacked[pass->phase][w->type]
+                               : &kernels->matmul[pass->phase][w->type];
 }
 
 /* How the product of w and so many tokens wants its input packed; NULL: not at all. */

@@ -90,8 +90,7 @@ static role_shape shape_of(int role, const ce_hparams *hp) {
     return shapes[role];
 }
 
-/* Where a role's weight is kept in the model; NULL for the norms. */
-static ce_weight *weight_slot(ce_model *m, int role, int layer) {
+ce_weight *ce_model_weight(ce_model *m, int role, int layer) {
     ce_layer *l = &m->layers[layer];
     ce_weight *const slots[CE_N_ROLES] = {
         [CE_TOKEN_EMBD] = &m->token_embd,
@@ -117,7 +116,7 @@ static const float **norm_slot(ce_model *m, int role, int layer) {
 static bool is_bound(ce_model *m, int role, int layer, int mat, bool is_norm) {
     if (is_norm)
         return *norm_slot(m, role, layer) != NULL;
-    const ce_weight *weight = weight_slot(m, role, layer);
+    const ce_weight *weight = ce_model_weight(m, role, layer);
     return weight->mats != NULL && weight->mats[mat].data != NULL;
 }
 
@@ -201,7 +200,7 @@ static ce_status bind_weight(ce_model *m, const ce_tensor *t, const role_shape *
         const int used = t->role == CE_FFN_GATE_INP ? CE_PHASE_GENERATED : phase;
         m->reads_int8[phase] |= reads_int8(t->type, &kernels->matmul[used][t->type]);
     }
-    ce_weight *weight = weight_slot(m, t->role, t->layer);
+    ce_weight *weight = ce_model_weight(m, t->role, t->layer);
     if (weight->mats == NULL) {
         *weight = (ce_weight){.n_mats = (int)s->n_mats, .mats = m->unused_mats};
         m->unused_mats += s->n_mats;
@@ -268,11 +267,11 @@ ce_status ce_model_bind(ce_model *model, const ce_hparams *hp, const ce_tensor *
         .layers = ce_alloc_zeroed((uint64_t)hp->n_layers * sizeof(ce_layer)),
         .mats = ce_alloc_zeroed(count_mats(hp) * sizeof(ce_matrix)),
     };
+    model->unused_mats = model->mats;
     if (model->layers == NULL || model->mats == NULL) {
         ce_model_unbind(model);
         return ce_fail(err, CE_ERR_MEMORY, "out of memory for %d layers", hp->n_layers);
     }
-    model->unused_mats = model->mats;
     for (size_t i = 0; i < n_tensors && status == CE_OK; i++)
         status = bind_tensor(model, &tensors[i], kernels, err);
     if (status == CE_OK)
@@ -285,8 +284,10 @@ ce_status ce_model_bind(ce_model *model, const ce_hparams *hp, const ce_tensor *
 }
 
 void ce_model_unbind(ce_model *model) {
+    for (const ce_matrix *m = model->mats; m < model->unused_mats; m++)
+        ce_free(m->repacked);
     ce_free(model->layers);
     ce_free(model->mats);
     model->layers = NULL;
-    model->mats = NULL;
+    model->mats = model->unused_mats = NULL;
 }

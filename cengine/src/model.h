@@ -40,4 +40,7 @@ ce_status ce_model_bind(ce_model *model, const ce_hparams *hp, const ce_tensor *
                         size_t n_tensors, const ce_kernels *kernels, ce_error *err);
 void ce_model_unbind(ce_model *model);
 
+/* Where a role's weight is kept; NULL for the norms. */
+ce_weight *ce_model_weight(ce_model *model, int role, int layer);
+
 #endif

@@ -13,6 +13,7 @@ typedef struct {
     int n_cols;
     uint64_t row_bytes;
     const uint8_t *data; /* [n_rows][row_bytes] */
+    uint8_t *repacked;   /* the engine's own copy, as repack.h says, to be used instead; or NULL */
 } ce_matrix;
 
 /* What a role has in a layer: one matrix, or one for each expert. They need not follow one another
@@ -22,10 +23,12 @@ typedef struct {
     ce_matrix *mats; /* [n_mats] */
 } ce_weight;
 
-/* The one door to the bytes of weights. Today they are all mapped or in memory, as the file has
- * them; repacked layouts and experts that are paged in belong behind this function. */
+/* The one door to the bytes of weights. Today they are all mapped or in memory; experts that are
+ * paged in belong behind this function. */
 ce_matrix ce_weight_matrix(const ce_weight *weight, int mat);
 
+/* From there on, rows lie as the file or the repacked copy has them; of the latter, a row that
+ * begins a group. */
 const uint8_t *ce_matrix_row(const ce_matrix *m, int row);
 
 #endif

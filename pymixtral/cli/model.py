@@ -42,7 +42,9 @@ def loaded(
     explain_bus_errors(
         "error: the model's file was truncated while it was in use; get it again, or use --no-mmap"
     )
-    with console.status("loading the model"):
+    with (
+        console.byte_progress() if load.repack else console.status("loading the model") as progress
+    ):
         llm = LLM(
             path,
             n_ctx=load.n_ctx,
@@ -50,6 +52,8 @@ def loaded(
             tier=load.tier,
             kv_type=load.kv_type,
             use_mmap=not load.no_mmap,
+            repack=load.repack,
+            progress=progress,
             check_memory=not load.no_memory_check,
             chat_template=chat_template,
             parallel=parallel,

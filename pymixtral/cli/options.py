@@ -59,6 +59,14 @@ OPTIONS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
         ("--no-mmap",),
         {"is_flag": True, "help": "Read the model into memory instead of mapping its file."},
     ),
+    "repack": (
+        ("--repack",),
+        {
+            "is_flag": True,
+            "help": "Copy the weights at the start into a layout that is read faster; for long "
+            "answers. The text stays the same.",
+        },
+    ),
     "no_memory_check": (
         ("--no-memory-check",),
         {"is_flag": True, "help": "Load the model even if it does not seem to fit the memory."},
@@ -193,11 +201,14 @@ class LoadOptions:
     tier: str | None
     kv_type: str
     no_mmap: bool
+    repack: bool
     no_memory_check: bool
 
 
 load_options = _gathered(
-    "load", LoadOptions, ("threads", "n_ctx", "tier", "kv_type", "no_mmap", "no_memory_check")
+    "load",
+    LoadOptions,
+    ("threads", "n_ctx", "tier", "kv_type", "no_mmap", "repack", "no_memory_check"),
 )
 sampling_options = _gathered(
     "params",
