@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "blocks.h"
 #include "cengine.h"
 #include "memory.h"
 
@@ -44,9 +45,9 @@ static void expect(int ok, const char *what) {
     }
 }
 
-/* ---- A dense model of one layer, all of whose weights are the same ---- */
+/* ---- A dense model of one layer, whose weights are all the same, down's but for its type ---- */
 
-enum { DIM = 32, FFN = 64, N_VOCAB = 16, N_TENSORS = 12, MAX_ELEMENTS = FFN * DIM };
+enum { DIM = 32, FFN = 256, N_VOCAB = 16, N_TENSORS = 12, MAX_ELEMENTS = FFN * DIM };
 
 static const ce_hparams hparams = {
     .n_layers = 1,
@@ -61,6 +62,7 @@ static const ce_hparams hparams = {
 };
 
 static float weights[MAX_ELEMENTS];
+static ce_block_q8_0 down_weights[DIM][FFN / CE_QK];
 
 static ce_tensor tensor(ce_role role, int64_t cols, int64_t rows) {
     return (ce_tensor){
@@ -84,9 +86,13 @@ static void describe(ce_tensor tensors[N_TENSORS]) {
         tensor(CE_FFN_UP, DIM, FFN),         tensor(CE_FFN_DOWN, FFN, DIM),
     };
     memcpy(tensors, all, sizeof all);
+    ce_tensor *down = &tensors[N_TENSORS - 1]; /* of a type that can be repacked */
+    down->type = CE_TYPE_Q8_0;
+    down->data = down_weights;
+    down->n_bytes = sizeof down_weights;
 }
 
-/* ---- One life: load, evaluate, copy a session, evaluate again ---- */
+/* ---- One life: load, evaluate, copy a session, evaluate again, repack, and again ---- */
 
 static ce_status evaluate(ce_engine *engine, ce_session *session) {
     const int32_t ids[] = {1, 2, 3};
@@ -95,7 +101,7 @@ static ce_status evaluate(ce_engine *engine, ce_session *session) {
     return ce_eval(engine, CE_PHASE_PROMPT, &item, 1, NULL);
 }
 
-static ce_status use(ce_engine *engine, ce_error *err) {
+static ce_status use(ce_engine *engine, const ce_tensor *down, ce_error *err) {
     ce_session *session = NULL, *copy = NULL;
     ce_status status = ce_session_create(engine, 16, CE_TYPE_F16, &session, err);
     if (status != CE_OK)
@@ -105,6 +111,10 @@ static ce_status use(ce_engine *engine, ce_error *err) {
     expect(n_allocations == n_before, "an evaluation allocates nothing");
     status = ce_session_copy(session, &copy, err);
     expect(evaluate(engine, session) == CE_OK, "a session goes on after a failed copy");
+    uint64_t n_bytes;
+    if (status == CE_OK)
+        status = ce_engine_repack(engine, down, &n_bytes, err);
+    expect(evaluate(engine, session) == CE_OK, "an engine goes on after a failed repacking");
     ce_session_free(copy);
     ce_session_free(session);
     return status;
@@ -117,7 +127,7 @@ static ce_status live(ce_error *err) {
     ce_engine *engine = NULL;
     ce_status status = ce_engine_create(&hparams, tensors, N_TENSORS, &options, &engine, err);
     if (status == CE_OK)
-        status = use(engine, err);
+        status = use(engine, &tensors[N_TENSORS - 1], err);
     ce_engine_free(engine);
     return status;
 }

@@ -19,7 +19,15 @@ from pymixtral import __version__
 from pymixtral.cli import info
 from pymixtral.cli.main import COMMANDS, program
 
-LOAD_OPTIONS = ("--threads", "--ctx", "--tier", "--kv-type", "--no-mmap", "--no-memory-check")
+LOAD_OPTIONS = (
+    "--threads",
+    "--ctx",
+    "--tier",
+    "--kv-type",
+    "--no-mmap",
+    "--repack",
+    "--no-memory-check",
+)
 SAMPLING_OPTIONS = (
     "--temperature", "--top-k", "--top-p", "--min-p", "--max-tokens", "--seed", "--stop",
     "--logit-bias",

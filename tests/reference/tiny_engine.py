@@ -79,13 +79,10 @@ def encode(type_name: str, weight: NDArray[np.float32], random: np.random.Random
     return random_blocks(type_name, weight.size, random).tobytes()
 
 
-def tiny_engine(
-    model: TinyModel = BLOCK_MODEL,
-    type_name: str = "F32",
-    options: EngineOptions | None = None,
-    weights: Weights | None = None,
-) -> Engine:
-    """An engine whose matrices are of `type_name`; norms and router are F32."""
+def tiny_tensors(
+    model: TinyModel = BLOCK_MODEL, type_name: str = "F32", weights: Weights | None = None
+) -> list[EngineTensor]:
+    """Matrices of `type_name`; norms and router are F32. Their bytes can be written to."""
     random = np.random.RandomState(model.seed)
     tensors = []
     for name, weight in (random_weights(model) if weights is None else weights).items():
@@ -93,7 +90,7 @@ def tiny_engine(
         assert place is not None, name
         keep = weight.ndim == 1 or "gate_inp" in name
         tensor_type = "F32" if keep else type_name
-        data = encode(tensor_type, weight, random)
+        data = bytearray(encode(tensor_type, weight, random))
         role, layer = place
         tensors.append(
             EngineTensor(
@@ -104,4 +101,14 @@ def tiny_engine(
                 memoryview(data),
             )
         )
-    return Engine(model, tensors, options)
+    return tensors
+
+
+def tiny_engine(
+    model: TinyModel = BLOCK_MODEL,
+    type_name: str = "F32",
+    options: EngineOptions | None = None,
+    weights: Weights | None = None,
+) -> Engine:
+    """An engine with `tiny_tensors`."""
+    return Engine(model, tiny_tensors(model, type_name, weights), options)

@@ -1,0 +1,64 @@
+"""Repacked weights: another layout, the same results to the bit."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from reference.tiny import random_ids
+from reference.tiny_engine import BLOCK_MODEL, tiny_engine, tiny_tensors
+
+from pymixtral import LLM, SamplingParams
+from pymixtral.engine import Engine, EngineOptions, Phase, tiers
+from pymixtral.errors import ParameterError
+
+REPACKED_TYPES = ("Q4_0", "Q8_0", "Q4_K", "Q5_K", "Q6_K")
+SIMD_TIERS = [name for name, supported in tiers().items() if supported and name != "generic"]
+IDS = random_ids(BLOCK_MODEL, 41)
+
+
+def logits(engine: Engine, phase: Phase) -> NDArray[np.float32]:
+    return engine.session(64).eval(IDS, phase, n_logits=len(IDS))
+
+
+@pytest.mark.parametrize("phase", list(Phase), ids=lambda phase: phase.name.lower())
+@pytest.mark.parametrize("tier", SIMD_TIERS)
+@pytest.mark.parametrize("type_name", REPACKED_TYPES)
+def test_results_are_those_of_the_files_layout(type_name: str, tier: str, phase: Phase) -> None:
+    options = EngineOptions(threads=3, tier=tier)
+    with closing(tiny_engine(type_name=type_name, options=options)) as as_in_the_file:
+        expected = logits(as_in_the_file, phase)
+    tensors = tiny_tensors(type_name=type_name)
+    with closing(Engine(BLOCK_MODEL, tensors, options)) as engine:
+        repacked = [tensor for tensor in tensors if engine.repack(tensor) > 0]
+        assert len(repacked) == 7 * BLOCK_MODEL.n_layers
+        for tensor in repacked:
+            tensor.data[:] = bytes(len(tensor.data))  # no longer read
+        assert logits(engine, phase).tobytes() == expected.tobytes()
+        assert [engine.repack(tensor) for tensor in repacked] == [0] * len(repacked)
+
+
+@pytest.mark.parametrize(("type_name", "tier"), [("Q4_1", SIMD_TIERS[-1]), ("Q4_K", "generic")])
+def test_what_has_no_other_layout_stays(type_name: str, tier: str) -> None:
+    tensors = tiny_tensors(type_name=type_name)
+    with closing(Engine(BLOCK_MODEL, tensors, EngineOptions(tier=tier))) as engine:
+        assert [engine.repack(tensor) for tensor in tensors] == [0] * len(tensors)
+        assert np.isfinite(logits(engine, Phase.PROMPT)).all()
+
+
+def test_a_model_is_repacked_while_it_is_loaded() -> None:
+    params = SamplingParams(max_tokens=20, seed=1)
+    told = []
+    with LLM() as plain, LLM(repack=True, progress=lambda *step: told.append(step)) as repacked:
+        assert repacked.generate("Once", params).text == plain.generate("Once", params).text
+        assert [name for name, _, _ in told] == list(plain.file.gguf.tensors)
+        done = [n_done for _, n_done, _ in told]
+        assert done == sorted(done)
+        assert done[-1] == told[-1][2] == plain.file.weight_bytes
+
+
+def test_weights_in_memory_are_not_copied() -> None:
+    with pytest.raises(ParameterError, match="repack needs the file mapped"):
+        LLM(repack=True, use_mmap=False)
