@@ -46,10 +46,14 @@ class Ours:
         kv_type: str,
         n_sequences: int,
         tier: str | None = None,
+        repack: bool = False,
     ) -> None:
         start = time.perf_counter()
-        self.llm = LLM(model, n_ctx=n_ctx, threads=n_threads, kv_type=kv_type, tier=tier)
-        self.name = f"pymixtral ({self.llm.engine.tier}, KV {kv_type})"
+        self.llm = LLM(
+            model, n_ctx=n_ctx, threads=n_threads, kv_type=kv_type, tier=tier, repack=repack
+        )
+        layout = ", repacked" if repack else ""
+        self.name = f"pymixtral ({self.llm.engine.tier}, KV {kv_type}{layout})"
         self._sessions = [self.llm.new_session() for _ in range(n_sequences)]
         self._depth = 0
         self.measure("prefill", WARM_UP_IDS)

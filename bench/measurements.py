@@ -35,6 +35,7 @@ class Setup:
     Attributes:
         models: folder of the model files.
         pythons: package -> an interpreter that has it.
+        repack: we copy the weights into our layout while loading.
     """
 
     models: Path
@@ -42,6 +43,7 @@ class Setup:
     threads: int
     rounds: int
     facts: dict[str, str]
+    repack: bool = False
 
     def path(self, row: Row) -> Path:
         return self.models / row.model
@@ -171,7 +173,7 @@ def _race_with_a_core_busy(row: Row, setup: Setup, sweep: list[Trial]) -> Record
 def _contenders(row: Row, setup: Setup, sweep: list[Trial]) -> Iterator[tuple[Ours, Peer]]:
     """Us, and the peer at its best settings, with the row's depth filled."""
     path, n_ctx = setup.path(row), _n_ctx(row)
-    ours = Ours(path, n_ctx, setup.threads, row.kv_type, row.sequences, row.tier)
+    ours = Ours(path, n_ctx, setup.threads, row.kv_type, row.sequences, row.tier, setup.repack)
     with closing(ours), closing(_start_peer(row, setup, _best_settings(sweep))) as peer:
         _fill(row, [ours, peer], _random_ids(row, setup))
         yield ours, peer
