@@ -52,7 +52,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--again", action="store_true", help="measure rows anew that have results")
     parser.add_argument("-r", "--rounds", type=int, default=5, help="rounds of a race (5)")
     parser.add_argument("-t", "--threads", type=int, help="default: all that may be used")
-    parser.add_argument("--repack", action="store_true", help="our weights repacked, where speeds are raced")
+    parser.add_argument(
+        "--repack", action="store_true", help="our weights repacked, where speeds are raced"
+    )
     parser.add_argument("--out", type=Path, default=BENCH / "RESULTS.md", help="bench/RESULTS.md")
     return parser.parse_args()
 
