@@ -290,18 +290,11 @@ static const ce_packing token_packing = {
         matmul(dequantize, y, y_stride, rows, x->packed, n_tokens, work);                          \
     }
 
-#define FOR_TYPES(DO)                                                                              \
-    DO(Q4_0, q4_0)                                                                                 \
-    DO(Q8_0, q8_0)                                                                                 \
-    DO(Q4_K, q4_K)                                                                                 \
-    DO(Q5_K, q5_K)                                                                                 \
-    DO(Q6_K, q6_K)
-
 #define DEFINE_BOTH(TYPE, type)                                                                    \
     DEFINE_MATMUL(type, format_##type, dequantize_rows)                                            \
     DEFINE_MATMUL(repacked_##type, repacked_##type, dequantize_repacked)
 
-FOR_TYPES(DEFINE_BOTH)
+FOR_REPACKED_TYPES(DEFINE_BOTH)
 
 #define OVERLAY_BOTH(TYPE, type)                                                                   \
     k->matmul[CE_PHASE_PROMPT][CE_TYPE_##TYPE] =                                                   \
@@ -309,4 +302,4 @@ FOR_TYPES(DEFINE_BOTH)
     k->repacked[CE_PHASE_PROMPT][CE_TYPE_##TYPE] =                                                 \
         (ce_matmul_kernel){#type "/amx/prompt, repacked", matmul_repacked_##type, &token_packing};
 
-void ce_amx_matmul(ce_kernels *k) { FOR_TYPES(OVERLAY_BOTH) }
+void ce_amx_matmul(ce_kernels *k) { FOR_REPACKED_TYPES(OVERLAY_BOTH) }

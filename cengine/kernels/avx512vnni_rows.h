@@ -133,6 +133,18 @@ INLINE __m512i odd_quarters(__m512i a, __m512i b) {
     return _mm512_shuffle_i32x4(a, b, _MM_SHUFFLE(3, 1, 3, 1));
 }
 
+/* In each quarter, four words of four vectors: out[j] word i = v[i] word j. */
+INLINE void transpose_words(__m512i out[4], const __m512i v[4]) {
+    const __m512i low01 = _mm512_unpacklo_epi32(v[0], v[1]);
+    const __m512i high01 = _mm512_unpackhi_epi32(v[0], v[1]);
+    const __m512i low23 = _mm512_unpacklo_epi32(v[2], v[3]);
+    const __m512i high23 = _mm512_unpackhi_epi32(v[2], v[3]);
+    out[0] = _mm512_unpacklo_epi64(low01, low23);
+    out[1] = _mm512_unpackhi_epi64(low01, low23);
+    out[2] = _mm512_unpacklo_epi64(high01, high23);
+    out[3] = _mm512_unpackhi_epi64(high01, high23);
+}
+
 /* The four 32-bit words at row[i] + at of each row: out[j] lane i = word j of row i. */
 INLINE void words_of_rows(ints out[4], const uint8_t *const row[ROWS], size_t at) {
     __m512i v[4]; /* rows i, i + 4, i + 8 and i + 12 */
@@ -142,14 +154,7 @@ INLINE void words_of_rows(ints out[4], const uint8_t *const row[ROWS], size_t at
         v[i] = _mm512_inserti32x4(v[i], load_128(row[i + 8] + at), 2);
         v[i] = _mm512_inserti32x4(v[i], load_128(row[i + 12] + at), 3);
     }
-    const __m512i low01 = _mm512_unpacklo_epi32(v[0], v[1]);
-    const __m512i low23 = _mm512_unpacklo_epi32(v[2], v[3]);
-    const __m512i high01 = _mm512_unpackhi_epi32(v[0], v[1]);
-    const __m512i high23 = _mm512_unpackhi_epi32(v[2], v[3]);
-    out[0] = (ints)_mm512_unpacklo_epi64(low01, low23);
-    out[1] = (ints)_mm512_unpackhi_epi64(low01, low23);
-    out[2] = (ints)_mm512_unpacklo_epi64(high01, high23);
-    out[3] = (ints)_mm512_unpackhi_epi64(high01, high23);
+    transpose_words((__m512i *)out, v);
 }
 
 /* out[g] lane i = the g-th four bytes of row i. */
@@ -157,15 +162,7 @@ INLINE void transpose(bytes out[8], const bytes v[VECTORS]) {
     __m512i quad[2][4]; /* group g of rows 8 k + 0 ... 3 in quarter 0, group 4 + g in quarter 1;
                            then the same of rows 8 k + 4 ... 7 */
     for (int k = 0; k < 2; k++) {
-        const __m512i *r = (const __m512i *)v + 4 * k;
-        const __m512i low01 = _mm512_unpacklo_epi32(r[0], r[1]);
-        const __m512i high01 = _mm512_unpackhi_epi32(r[0], r[1]);
-        const __m512i low23 = _mm512_unpacklo_epi32(r[2], r[3]);
-        const __m512i high23 = _mm512_unpackhi_epi32(r[2], r[3]);
-        quad[k][0] = _mm512_unpacklo_epi64(low01, low23);
-        quad[k][1] = _mm512_unpackhi_epi64(low01, low23);
-        quad[k][2] = _mm512_unpacklo_epi64(high01, high23);
-        quad[k][3] = _mm512_unpackhi_epi64(high01, high23);
+        transpose_words(quad[k], (const __m512i *)v + 4 * k);
     }
     for (int g = 0; g < 4; g++) {
         out[g] = (bytes)even_quarters(quad[0][g], quad[1][g]);
@@ -177,18 +174,9 @@ INLINE void transpose(bytes out[8], const bytes v[VECTORS]) {
 INLINE void transpose_back(bytes out[VECTORS], const bytes v[8]) {
     const __m512i low_halves = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
     const __m512i high_halves = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
-    __m512i quad[2]
-                [4]; /* groups 4 k ... 4 k + 3 of row m in quarter 0, of 4 + m in quarter 1 ... */
+    __m512i quad[2][4]; /* groups 4 k ... 4 k + 3 of row m in quarter 0, of 4 + m in quarter 1 */
     for (int k = 0; k < 2; k++) {
-        const __m512i *g = (const __m512i *)v + 4 * k;
-        const __m512i low01 = _mm512_unpacklo_epi32(g[0], g[1]);
-        const __m512i high01 = _mm512_unpackhi_epi32(g[0], g[1]);
-        const __m512i low23 = _mm512_unpacklo_epi32(g[2], g[3]);
-        const __m512i high23 = _mm512_unpackhi_epi32(g[2], g[3]);
-        quad[k][0] = _mm512_unpacklo_epi64(low01, low23);
-        quad[k][1] = _mm512_unpackhi_epi64(low01, low23);
-        quad[k][2] = _mm512_unpacklo_epi64(high01, high23);
-        quad[k][3] = _mm512_unpackhi_epi64(high01, high23);
+        transpose_words(quad[k], (const __m512i *)v + 4 * k);
     }
     for (int m = 0; m < 4; m++) {
         out[m] = (bytes)_mm512_permutex2var_epi64(quad[0][m], low_halves, quad[1][m]);

@@ -4,21 +4,17 @@
 
 #include "kernels.h"
 
-static inline void overlay_matmul(ce_kernels *k, ce_type type, ce_matmul_kernel prompt,
-                                  ce_matmul_kernel generated) {
-    k->matmul[CE_PHASE_PROMPT][type] = prompt;
-    k->matmul[CE_PHASE_GENERATED][type] = generated;
-}
-
-static inline void overlay_repacked(ce_kernels *k, ce_type type, ce_matmul_kernel prompt,
-                                    ce_matmul_kernel generated) {
-    k->repacked[CE_PHASE_PROMPT][type] = prompt;
-    k->repacked[CE_PHASE_GENERATED][type] = generated;
+/* Into a table of the struct, such as k->matmul. */
+static inline void overlay_phases(ce_matmul_kernel table[CE_N_PHASES][CE_MAX_TYPE], ce_type type,
+                                  ce_matmul_kernel prompt, ce_matmul_kernel generated) {
+    table[CE_PHASE_PROMPT][type] = prompt;
+    table[CE_PHASE_GENERATED][type] = generated;
 }
 
 /* The function matmul_<name>, which serves both phases, under the names of both. */
 #define OVERLAY_MATMUL(k, tier, type, name, packing)                                               \
-    overlay_matmul(k, type, (ce_matmul_kernel){#name "/" tier "/prompt", matmul_##name, packing},  \
+    overlay_phases((k)->matmul, type,                                                              \
+                   (ce_matmul_kernel){#name "/" tier "/prompt", matmul_##name, packing},           \
                    (ce_matmul_kernel){#name "/" tier "/generated", matmul_##name, packing})
 
 #endif

@@ -118,4 +118,11 @@ static const repacked_format repacked_q4_K = {&format_q4_K, 2, columns_q4_K, rep
 static const repacked_format repacked_q5_K = {&format_q5_K, 2, columns_q5_K, repacked_scales_q4_K};
 static const repacked_format repacked_q6_K = {&format_q6_K, 1, columns_q6_K, repacked_scales_q6_K};
 
+#define FOR_REPACKED_TYPES(DO)                                                                     \
+    DO(Q4_0, q4_0)                                                                                 \
+    DO(Q8_0, q8_0)                                                                                 \
+    DO(Q4_K, q4_K)                                                                                 \
+    DO(Q5_K, q5_K)                                                                                 \
+    DO(Q6_K, q6_K)
+
 #endif

@@ -96,13 +96,6 @@ INLINE void unpack_repacked(panel *p, const weight_rows *w, int r, int b0) {
 
 /* ---- The kernels ---- */
 
-#define FOR_REPACKED_TYPES(DO)                                                                     \
-    DO(Q4_0, q4_0)                                                                                 \
-    DO(Q8_0, q8_0)                                                                                 \
-    DO(Q4_K, q4_K)                                                                                 \
-    DO(Q5_K, q5_K)                                                                                 \
-    DO(Q6_K, q6_K)
-
 #define DEFINE_REPACKED(TYPE, type)                                                                \
     static void matmul_repacked_##type(float *y, size_t y_stride, const void *w,                   \
                                        size_t w_row_bytes, int n_rows, const ce_acts *x,           \
@@ -119,11 +112,11 @@ INLINE void unpack_repacked(panel *p, const weight_rows *w, int r, int b0) {
 FOR_REPACKED_TYPES(DEFINE_REPACKED)
 
 #define OVERLAY_REPACKED(TYPE, type)                                                               \
-    overlay_repacked(k, CE_TYPE_##TYPE,                                                            \
-                     (ce_matmul_kernel){#type "/" TIER "/prompt, repacked",                        \
-                                        matmul_repacked_##type, &token_packing},                   \
-                     (ce_matmul_kernel){#type "/" TIER "/generated, repacked",                     \
-                                        matmul_repacked_##type, &token_packing});
+    overlay_phases(k->repacked, CE_TYPE_##TYPE,                                                    \
+                   (ce_matmul_kernel){#type "/" TIER "/prompt, repacked", matmul_repacked_##type,  \
+                                      &token_packing},                                             \
+                   (ce_matmul_kernel){#type "/" TIER "/generated, repacked",                       \
+                                      matmul_repacked_##type, &token_packing});
 
 static void overlay_repacked_types(ce_kernels *k) { FOR_REPACKED_TYPES(OVERLAY_REPACKED) }
 

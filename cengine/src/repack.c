@@ -37,7 +37,7 @@ const ce_repack_layout *ce_repack_layout_of(int type) {
     return type >= 0 && type < n && layouts[type].block_cols != 0 ? &layouts[type] : NULL;
 }
 
-/* n units of `size` bytes, `stride` apart. */
+/* `size` bytes of each row, the rows `stride` apart. */
 static inline uint8_t *gather(uint8_t *dst, const uint8_t *src, size_t stride, size_t size) {
     for (int r = 0; r < CE_REPACK_ROWS; r++) {
         memcpy(dst, src + r * stride, size);

@@ -37,10 +37,9 @@ static ce_status repack_matrix(ce_engine *engine, ce_matrix *m, uint64_t *n_byte
     return CE_OK;
 }
 
-/* The embedding and the router are read row by row. */
-static ce_weight *weight_of(ce_engine *engine, const ce_tensor *t) {
-    const bool by_rows = t->role == CE_TOKEN_EMBD || t->role == CE_FFN_GATE_INP;
-    return by_rows ? NULL : ce_model_weight(&engine->model, t->role, t->layer);
+/* The embedding, also where it is the output as well, and the router are read row by row. */
+static bool is_read_by_rows(const ce_model *model, const ce_tensor *t, const ce_weight *weight) {
+    return t->role == CE_FFN_GATE_INP || weight->mats == model->token_embd.mats;
 }
 
 ce_status ce_engine_repack(ce_engine *engine, const ce_tensor *t, uint64_t *n_bytes,
@@ -49,8 +48,8 @@ ce_status ce_engine_repack(ce_engine *engine, const ce_tensor *t, uint64_t *n_by
     if (t->role < 0 || t->role >= CE_N_ROLES || t->layer < 0 ||
         t->layer >= engine->model.hp.n_layers)
         return ce_fail(err, CE_ERR_ARGUMENT, "there is no such tensor");
-    const ce_weight *weight = weight_of(engine, t);
-    if (weight == NULL)
+    const ce_weight *weight = ce_model_weight(&engine->model, t->role, t->layer);
+    if (weight == NULL || is_read_by_rows(&engine->model, t, weight))
         return ce_ok(err);
     ce_status status = ce_pool_lock(engine->pool, err);
     if (status != CE_OK)
