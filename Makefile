@@ -94,7 +94,7 @@ clean: ## everything that the build made
 	find . -name __pycache__ -type d -exec rm -rf {} +
 
 $(BUILD)/check_cpu: LDFLAGS_CHECK = -Wl,--wrap=fopen
-$(BUILD)/check_alloc: LDFLAGS_CHECK = -Wl,--wrap=ce_alloc,--wrap=ce_alloc_zeroed,--wrap=ce_free
+$(BUILD)/check_alloc: LDFLAGS_CHECK = -Wl,--wrap=ce_alloc,--wrap=ce_alloc_zeroed,--wrap=ce_alloc_large,--wrap=ce_free
 
 $(BUILD)/cengine/kernels/generic%.o: CFLAGS_TIER = $(CFLAGS_GENERIC)
 $(BUILD)/cengine/kernels/avx2%.o: CFLAGS_TIER = $(CFLAGS_AVX2)

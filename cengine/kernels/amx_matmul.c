@@ -155,7 +155,7 @@ INLINE void prefetch_repacked(const block_format *f, repacked_span span, int b) 
     const int panel_bytes = PANEL_COLS / CE_REPACK_COLS * (int)group_span_bytes(f);
     const int n_lines = (int)group_span_bytes(f) / CACHE_LINE;
     for (int i = b * n_lines / SPAN; i < (b + 1) * n_lines / SPAN; i++) {
-        _mm_prefetch((const char *)span.halves + panel_bytes + i * CACHE_LINE, _MM_HINT_T1);
+        _mm_prefetch((const char *)span.words + panel_bytes + i * CACHE_LINE, _MM_HINT_T1);
     }
 }
 

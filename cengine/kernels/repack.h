@@ -4,7 +4,9 @@
  * bits, taken from its blocks field by field. In a group of sixteen rows a span has the first half
  * of all rows, then the second ..., then the first word of all rows, then the second ...: a vector
  * of words has four columns (or eight, where they are nibbles) of each row in the row's lane, and
- * whoever multiplies reads one stream of memory from its beginning to its end. */
+ * whoever multiplies reads one stream of memory from its beginning to its end. Where the halves of
+ * a span fill no whole cache lines, those of two spans come first and the words of both after them
+ * (a last span without a second stands alone), so that no vector of words lies across two lines. */
 #ifndef CE_REPACK_H
 #define CE_REPACK_H
 
@@ -22,6 +24,7 @@ typedef struct {
 typedef struct {
     int block_cols;
     size_t block_bytes;
+    int paired_spans; /* whose halves stand together: 1 or 2 */
     ce_repack_field halves;
     ce_repack_field words[CE_MAX_REPACK_FIELDS]; /* as many as have an n */
 } ce_repack_layout;

@@ -42,15 +42,14 @@ INLINE bytes columns_q4_K(const uint8_t *words, int sub, int g) {
 }
 
 INLINE bytes columns_q5_K(const uint8_t *words, int sub, int g) {
-    const bytes high = bits(word_at(words, 3 + g), sub, 1);
-    return nibbles_at(words, 11 + 8 * (sub / 2) + g, sub % 2) | shift_left(high, 4);
+    return nibbles_at(words, 11 + 8 * (sub / 2) + g, sub % 2) |
+           moved_bits(word_at(words, 3 + g), sub, 4, 1);
 }
 
 INLINE bytes columns_q6_K(const uint8_t *words, int sub, int g) {
     const int half = sub / 4, quarter = sub % 4;
-    const bytes high = bits(word_at(words, 36 + 8 * half + g), 2 * quarter, 3);
     return nibbles_at(words, 4 + 16 * half + 8 * (quarter % 2) + g, quarter / 2) |
-           shift_left(high, 4);
+           moved_bits(word_at(words, 36 + 8 * half + g), 2 * quarter, 4, 3);
 }
 
 INLINE void repacked_scales_of_blocks(row_scales *s, const uint8_t *halves, const uint8_t *words) {
@@ -76,7 +75,8 @@ INLINE void repacked_scales_q6_K(row_scales *s, const uint8_t *halves, const uin
 
 typedef struct {
     const block_format *f;
-    int n_halves; /* of a row's span */
+    int n_halves;     /* of a row's span */
+    int paired_spans; /* ce_repack_layout's */
     bytes (*columns)(const uint8_t *words, int sub, int g);
     void (*scales)(row_scales *s, const uint8_t *halves, const uint8_t *words);
 } repacked_format;
@@ -86,20 +86,28 @@ typedef struct {
     const uint8_t *halves, *words;
 } repacked_span;
 
-INLINE repacked_span part_of_span(const repacked_format *r, const uint8_t *span, int part) {
-    const size_t halves_bytes = (size_t)r->n_halves * CE_REPACK_ROWS * sizeof(uint16_t);
-    return (repacked_span){span + (size_t)part * ROWS * sizeof(uint16_t),
-                           span + halves_bytes + (size_t)part * ROWS * sizeof(uint32_t)};
-}
-
 INLINE size_t group_span_bytes(const block_format *f) { return CE_REPACK_ROWS * span_bytes(f); }
+
+/* The span from block b0 on of ROWS of a group's rows. */
+INLINE repacked_span part_of_group(const repacked_format *r, const uint8_t *group, int part, int b0,
+                                   int n_blocks) {
+    const size_t halves = (size_t)r->n_halves * CE_REPACK_ROWS * sizeof(uint16_t);
+    const size_t words = group_span_bytes(r->f) - halves;
+    const int span = b0 / SPAN, second = span % r->paired_spans;
+    const int n_spans = min_int(r->paired_spans, n_blocks / SPAN - (span - second));
+    const uint8_t *pair = group + (size_t)(span - second) * (halves + words);
+    return (repacked_span){
+        pair + (size_t)second * halves + (size_t)part * ROWS * sizeof(uint16_t),
+        pair + (size_t)n_spans * halves + (size_t)second * words +
+            (size_t)part * ROWS * sizeof(uint32_t),
+    };
+}
 
 /* A span from block b0 on of ROWS rows from r on; rows beyond the last are the last ones. */
 INLINE repacked_span span_of(const weight_rows *w, int r, int b0) {
-    const repacked_format *format = w->format;
     const int first = min_int(r, w->n_rows - ROWS), part = first % CE_REPACK_ROWS / ROWS;
     const uint8_t *group = w->w + (size_t)(first - part * ROWS) * w->row_bytes;
-    return part_of_span(format, group + (size_t)(b0 / SPAN) * group_span_bytes(format->f), part);
+    return part_of_group(w->format, group, part, b0, w->n_blocks);
 }
 
 /* Fit for dot_4. */
@@ -110,13 +118,16 @@ INLINE bytes columns_at(const repacked_format *r, repacked_span span, int b, int
 
 /* ---- The table ---- */
 
-static const repacked_format repacked_q4_0 = {&format_q4_0, SPAN, columns_q4_0,
+static const repacked_format repacked_q4_0 = {&format_q4_0, SPAN, 1, columns_q4_0,
                                               repacked_scales_of_blocks};
-static const repacked_format repacked_q8_0 = {&format_q8_0, SPAN, columns_q8_0,
+static const repacked_format repacked_q8_0 = {&format_q8_0, SPAN, 1, columns_q8_0,
                                               repacked_scales_of_blocks};
-static const repacked_format repacked_q4_K = {&format_q4_K, 2, columns_q4_K, repacked_scales_q4_K};
-static const repacked_format repacked_q5_K = {&format_q5_K, 2, columns_q5_K, repacked_scales_q4_K};
-static const repacked_format repacked_q6_K = {&format_q6_K, 1, columns_q6_K, repacked_scales_q6_K};
+static const repacked_format repacked_q4_K = {&format_q4_K, 2, 1, columns_q4_K,
+                                              repacked_scales_q4_K};
+static const repacked_format repacked_q5_K = {&format_q5_K, 2, 1, columns_q5_K,
+                                              repacked_scales_q4_K};
+static const repacked_format repacked_q6_K = {&format_q6_K, 1, 2, columns_q6_K,
+                                              repacked_scales_q6_K};
 
 #define FOR_REPACKED_TYPES(DO)                                                                     \
     DO(Q4_0, q4_0)                                                                                 \

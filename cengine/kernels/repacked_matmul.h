@@ -13,19 +13,27 @@
  * prefetcher looks no further than a page, and a core that computes does not look far itself. */
 enum { FAR_BYTES = 8192, NEAR_BYTES = 1024 };
 
-/* The b-th part of what lies ahead of the span. */
-INLINE void prefetch_ahead(const block_format *f, const uint8_t *span, int b) {
+/* The b-th part of what lies as far ahead of the span. */
+INLINE void prefetch_ahead(const block_format *f, const uint8_t *words, int b) {
     const int n_lines = (int)(group_span_bytes(f) / CACHE_LINE);
     for (int i = b * n_lines / SPAN; i < (b + 1) * n_lines / SPAN; i++) {
-        __builtin_prefetch(span + FAR_BYTES + i * CACHE_LINE, 0, 2);
-        __builtin_prefetch(span + NEAR_BYTES + i * CACHE_LINE, 0, 3);
+        __builtin_prefetch(words + FAR_BYTES + i * CACHE_LINE, 0, 2);
+        __builtin_prefetch(words + NEAR_BYTES + i * CACHE_LINE, 0, 3);
     }
 }
 
 /* The sums of a token's columns, 16 by 16; where a type's scales are for as many. */
 static void sum_halves_of_token(int32_t *half_sum, const int8_t *q, int n_cols) {
-    for (int i = 0; i < n_cols / 16; i++) {
-        half_sum[i] = sum_16(q + 16 * i);
+    const bytes ones = (bytes){0} + 1;
+    for (int i = 0; i < n_cols; i += (int)sizeof ones) {
+        bytes columns;
+        memcpy(&columns, q + i, sizeof columns);
+        const ints sums = dot_4((ints){0}, ones, columns, false);
+        int32_t fours[ROWS];
+        memcpy(fours, &sums, sizeof fours);
+        for (int k = 0; k < ROWS; k += 4) {
+            *half_sum++ = fours[k] + fours[k + 1] + fours[k + 2] + fours[k + 3];
+        }
     }
 }
 
@@ -60,19 +68,19 @@ INLINE void repacked_stream(const repacked_format *r, float *y, const uint8_t *w
         floats acc[PARTS] = {{0}};
         for (int b0 = 0; b0 < n_cols / CE_QK; b0 += SPAN) {
             for (int part = 0; part < PARTS; part++) {
-                const repacked_span span = part_of_span(r, w, part);
+                const repacked_span span = part_of_group(r, w, part, b0, n_cols / CE_QK);
                 row_scales s;
                 r->scales(&s, span.halves, span.words);
 #pragma GCC unroll 8 /* SPAN: makes the shifts in columns() constants */
                 for (int b = 0; b < SPAN; b++) {
                     if (part == 0) {
-                        prefetch_ahead(r->f, w, b);
+                        prefetch_ahead(r->f, span.words, b);
                     }
                     acc[part] = repacked_block(r, acc[part], span, &s, b, x, half_sum, b0 + b);
                 }
             }
-            w += group_span_bytes(r->f);
         }
+        w += (size_t)(n_cols / CE_QK / SPAN) * group_span_bytes(r->f);
         for (int part = 0; part < PARTS; part++) {
             store_rows(y + row + part * ROWS, acc[part], ROWS);
         }

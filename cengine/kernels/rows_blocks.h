@@ -91,7 +91,12 @@ INLINE bytes bits(bytes v, int at, uint8_t mask) {
 }
 
 /* Each byte times 2^n; none may overflow. */
-INLINE bytes shift_left(bytes v, int n) { return (bytes)((words16)v << (uint16_t)n); }
+/* The bits from `from` on that the mask has, as those from `to` on. */
+INLINE bytes moved_bits(bytes v, int from, int to, uint8_t mask) {
+    const words16 moved =
+        from > to ? (words16)v >> (uint16_t)(from - to) : (words16)v << (uint16_t)(to - from);
+    return (bytes)moved & (uint8_t)(mask << to);
+}
 
 INLINE floats to_floats(ints v) { return __builtin_convertvector(v, floats); }
 
@@ -214,22 +219,22 @@ INLINE bytes quants_q2_K(slice s, int sub) {
 }
 
 INLINE bytes quants_q3_K(slice s, int sub) {
-    const bytes high = bits(load_columns(s, offsetof(ce_block_q3_K, hmask)), sub, 1);
-    return pairs_of_bits(s, offsetof(ce_block_q3_K, qs), sub) | shift_left(high, 2);
+    const bytes hmask = load_columns(s, offsetof(ce_block_q3_K, hmask));
+    return pairs_of_bits(s, offsetof(ce_block_q3_K, qs), sub) | moved_bits(hmask, sub, 2, 1);
 }
 
 INLINE bytes quants_q4_K(slice s, int sub) { return nibbles(s, offsetof(ce_block_q4_K, qs), sub); }
 
 INLINE bytes quants_q5_K(slice s, int sub) {
-    const bytes high = bits(load_columns(s, offsetof(ce_block_q5_K, qh)), sub, 1);
-    return nibbles(s, offsetof(ce_block_q5_K, qs), sub) | shift_left(high, 4);
+    const bytes qh = load_columns(s, offsetof(ce_block_q5_K, qh));
+    return nibbles(s, offsetof(ce_block_q5_K, qs), sub) | moved_bits(qh, sub, 4, 1);
 }
 
 INLINE bytes quants_q6_K(slice s, int sub) {
     const int half = sub / 4, quarter = sub % 4;
     const size_t at = offsetof(ce_block_q6_K, ql) + 64 * half + 32 * (quarter % 2);
-    const bytes high = pairs_of_bits(s, offsetof(ce_block_q6_K, qh), sub);
-    return bits(load_columns(s, at), 4 * (quarter / 2), 15) | shift_left(high, 4);
+    const bytes qh = load_columns(s, offsetof(ce_block_q6_K, qh) + 32 * half);
+    return bits(load_columns(s, at), 4 * (quarter / 2), 15) | moved_bits(qh, 2 * quarter, 4, 3);
 }
 
 INLINE void scales_q2_K(row_scales *s, const uint8_t *const row[ROWS], int n) {
@@ -261,8 +266,7 @@ INLINE void scales_q3_K(row_scales *s, const uint8_t *const row[ROWS], int n) {
     }
     for (int j = 0; j < 16; j += 4) {
         const bytes low4 = bits(low[j / 4 % 2], 4 * (j / 8), 15);
-        const bytes high2 = bits(high, j / 2, 3);
-        const ints scales = (ints)((low4 | shift_left(high2, 4)) - 32);
+        const ints scales = (ints)((low4 | moved_bits(high, j / 2, 4, 3)) - 32);
         for (int k = 0; k < 4; k++) {
             s->mult[(j + k) / 2][k % 2] = signed_byte(scales, k);
         }

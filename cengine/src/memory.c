@@ -1,9 +1,14 @@
+#ifdef __linux__
+#define _DEFAULT_SOURCE /* madvise */
+#include <sys/mman.h>
+#endif
+
 #include "memory.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-enum { LINE = 64 };
+enum { LINE = 64, HUGE_PAGE = 2 << 20 };
 
 uint64_t ce_mul(uint64_t a, uint64_t b) {
     return b != 0 && a > UINT64_MAX / b ? UINT64_MAX : a * b;
@@ -11,12 +16,27 @@ uint64_t ce_mul(uint64_t a, uint64_t b) {
 
 uint64_t ce_add(uint64_t a, uint64_t b) { return a > UINT64_MAX - b ? UINT64_MAX : a + b; }
 
-static uint64_t round_to_line(uint64_t n_bytes) { return ce_add(n_bytes, LINE - 1) / LINE * LINE; }
+static uint64_t round_up(uint64_t n, uint64_t to) { return ce_add(n, to - 1) / to * to; }
 
-void *ce_alloc(uint64_t n_bytes) {
-    uint64_t size = round_to_line(n_bytes == 0 ? 1 : n_bytes);
+static void *alloc_aligned(uint64_t alignment, uint64_t n_bytes) {
+    const uint64_t size = round_up(n_bytes == 0 ? 1 : n_bytes, alignment);
     /* PTRDIFF_MAX is the largest object that C's pointer arithmetic can handle. */
-    return size > (uint64_t)PTRDIFF_MAX ? NULL : aligned_alloc(LINE, (size_t)size);
+    return size > (uint64_t)PTRDIFF_MAX ? NULL : aligned_alloc((size_t)alignment, (size_t)size);
+}
+
+void *ce_alloc(uint64_t n_bytes) { return alloc_aligned(LINE, n_bytes); }
+
+void *ce_alloc_large(uint64_t n_bytes) {
+    if (n_bytes < HUGE_PAGE)
+        return ce_alloc(n_bytes);
+    void *p = alloc_aligned(HUGE_PAGE, n_bytes);
+#ifdef MADV_HUGEPAGE
+    /* Whole pages only, so that no more memory is taken than asked for. Where the system grants
+     * none, small ones do. */
+    if (p != NULL)
+        madvise(p, (size_t)(n_bytes / HUGE_PAGE * HUGE_PAGE), MADV_HUGEPAGE);
+#endif
+    return p;
 }
 
 void *ce_alloc_zeroed(uint64_t n_bytes) {
@@ -30,6 +50,6 @@ void ce_free(void *p) { free(p); }
 
 void *ce_arena_take(ce_arena *arena, uint64_t n, uint64_t size) {
     void *p = arena->base == NULL ? NULL : arena->base + arena->used;
-    arena->used = ce_add(arena->used, round_to_line(ce_mul(n, size)));
+    arena->used = ce_add(arena->used, round_up(ce_mul(n, size), LINE));
     return p;
 }

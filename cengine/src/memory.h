@@ -10,6 +10,8 @@
 /* Cache-line aligned, not cleared; NULL if there is not enough memory. Size 0 gives a block. */
 void *ce_alloc(uint64_t n_bytes);
 void *ce_alloc_zeroed(uint64_t n_bytes);
+/* For what is read from end to end again and again: in huge pages, where the system has them. */
+void *ce_alloc_large(uint64_t n_bytes);
 void ce_free(void *p);
 
 /* a * b and a + b that stick at UINT64_MAX instead of wrapping: an allocation of that size fails,

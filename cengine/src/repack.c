@@ -8,24 +8,29 @@
 static const ce_repack_layout layouts[] = {
     [CE_TYPE_Q4_0] = {CE_QK,
                       sizeof(ce_block_q4_0),
+                      1,
                       {offsetof(ce_block_q4_0, d), 1},
                       {{offsetof(ce_block_q4_0, qs), 4}}},
     [CE_TYPE_Q8_0] = {CE_QK,
                       sizeof(ce_block_q8_0),
+                      1,
                       {offsetof(ce_block_q8_0, d), 1},
                       {{offsetof(ce_block_q8_0, qs), 8}}},
     [CE_TYPE_Q4_K] = {CE_QK_K,
                       sizeof(ce_block_q4_K),
+                      1,
                       {offsetof(ce_block_q4_K, d), 2},
                       {{offsetof(ce_block_q4_K, scales), 3}, {offsetof(ce_block_q4_K, qs), 32}}},
     [CE_TYPE_Q5_K] = {CE_QK_K,
                       sizeof(ce_block_q5_K),
+                      1,
                       {offsetof(ce_block_q5_K, d), 2},
                       {{offsetof(ce_block_q5_K, scales), 3},
                        {offsetof(ce_block_q5_K, qh), 8},
                        {offsetof(ce_block_q5_K, qs), 32}}},
     [CE_TYPE_Q6_K] = {CE_QK_K,
                       sizeof(ce_block_q6_K),
+                      2,
                       {offsetof(ce_block_q6_K, d), 1},
                       {{offsetof(ce_block_q6_K, scales), 4},
                        {offsetof(ce_block_q6_K, ql), 32},
@@ -37,6 +42,25 @@ const ce_repack_layout *ce_repack_layout_of(int type) {
     return type >= 0 && type < n && layouts[type].block_cols != 0 ? &layouts[type] : NULL;
 }
 
+typedef uint32_t words4 __attribute__((vector_size(16)));
+
+/* Words 0 ... 3 of four rows, `stride` apart: the j-th of all four to dst + 64 j. */
+static inline void gather_4x4(uint8_t *dst, const uint8_t *src, size_t stride) {
+    words4 row[4];
+    for (int r = 0; r < 4; r++)
+        memcpy(&row[r], src + (size_t)r * stride, sizeof row[r]);
+    const words4 low01 = __builtin_shufflevector(row[0], row[1], 0, 4, 1, 5);
+    const words4 low23 = __builtin_shufflevector(row[2], row[3], 0, 4, 1, 5);
+    const words4 high01 = __builtin_shufflevector(row[0], row[1], 2, 6, 3, 7);
+    const words4 high23 = __builtin_shufflevector(row[2], row[3], 2, 6, 3, 7);
+    const words4 out[4] = {__builtin_shufflevector(low01, low23, 0, 1, 4, 5),
+                           __builtin_shufflevector(low01, low23, 2, 3, 6, 7),
+                           __builtin_shufflevector(high01, high23, 0, 1, 4, 5),
+                           __builtin_shufflevector(high01, high23, 2, 3, 6, 7)};
+    for (int j = 0; j < 4; j++)
+        memcpy(dst + (size_t)j * CE_REPACK_ROWS * sizeof(uint32_t), &out[j], sizeof out[j]);
+}
+
 /* `size` bytes of each row, the rows `stride` apart. */
 static inline uint8_t *gather(uint8_t *dst, const uint8_t *src, size_t stride, size_t size) {
     for (int r = 0; r < CE_REPACK_ROWS; r++) {
@@ -46,24 +70,51 @@ static inline uint8_t *gather(uint8_t *dst, const uint8_t *src, size_t stride, s
     return dst;
 }
 
-/* A field of all blocks of a span. */
-static inline uint8_t *gather_field(uint8_t *dst, const ce_repack_layout *l, ce_repack_field field,
-                                    const uint8_t *span, size_t row_bytes, size_t size) {
+static inline uint8_t *gather_words(uint8_t *dst, const uint8_t *src, size_t stride, int n) {
+    int i = 0;
+    for (; i + 4 <= n; i += 4) {
+        for (int r = 0; r < CE_REPACK_ROWS; r += 4)
+            gather_4x4(dst + (size_t)r * sizeof(uint32_t),
+                       src + (size_t)r * stride + (size_t)i * sizeof(uint32_t), stride);
+        dst += (size_t)4 * CE_REPACK_ROWS * sizeof(uint32_t);
+    }
+    for (; i < n; i++)
+        dst = gather(dst, src + (size_t)i * sizeof(uint32_t), stride, sizeof(uint32_t));
+    return dst;
+}
+
+static uint8_t *gather_halves_of_span(uint8_t *dst, const ce_repack_layout *l, const uint8_t *span,
+                                      size_t row_bytes) {
     for (int b = 0; b < CE_REPACK_COLS / l->block_cols; b++)
-        for (int i = 0; i < field.n; i++)
-            dst = gather(dst, span + (size_t)b * l->block_bytes + field.at + (size_t)i * size,
-                         row_bytes, size);
+        for (int i = 0; i < l->halves.n; i++)
+            dst = gather(dst,
+                         span + (size_t)b * l->block_bytes + l->halves.at +
+                             (size_t)i * sizeof(uint16_t),
+                         row_bytes, sizeof(uint16_t));
+    return dst;
+}
+
+static uint8_t *gather_words_of_span(uint8_t *dst, const ce_repack_layout *l, const uint8_t *span,
+                                     size_t row_bytes) {
+    for (int i = 0; i < CE_MAX_REPACK_FIELDS && l->words[i].n > 0; i++)
+        for (int b = 0; b < CE_REPACK_COLS / l->block_cols; b++)
+            dst = gather_words(dst, span + (size_t)b * l->block_bytes + l->words[i].at, row_bytes,
+                               l->words[i].n);
     return dst;
 }
 
 void ce_repack_group(const ce_repack_layout *l, void *dst, const void *src, size_t row_bytes,
                      int n_cols) {
-    const uint8_t *span = src;
+    const size_t span_bytes = (size_t)(CE_REPACK_COLS / l->block_cols) * l->block_bytes;
+    const int n_spans = n_cols / CE_REPACK_COLS;
+    const uint8_t *from = src;
     uint8_t *to = dst;
-    for (int c = 0; c < n_cols; c += CE_REPACK_COLS) {
-        to = gather_field(to, l, l->halves, span, row_bytes, sizeof(uint16_t));
-        for (int i = 0; i < CE_MAX_REPACK_FIELDS && l->words[i].n > 0; i++)
-            to = gather_field(to, l, l->words[i], span, row_bytes, sizeof(uint32_t));
-        span += (size_t)(CE_REPACK_COLS / l->block_cols) * l->block_bytes;
+    for (int first = 0; first < n_spans; first += l->paired_spans) {
+        const int left = n_spans - first, n = left < l->paired_spans ? left : l->paired_spans;
+        for (int i = 0; i < n; i++)
+            to = gather_halves_of_span(to, l, from + (size_t)i * span_bytes, row_bytes);
+        for (int i = 0; i < n; i++)
+            to = gather_words_of_span(to, l, from + (size_t)i * span_bytes, row_bytes);
+        from += (size_t)n * span_bytes;
     }
 }

@@ -26,7 +26,7 @@ static bool can_repack(const ce_engine *engine, const ce_matrix *m) {
 
 static ce_status repack_matrix(ce_engine *engine, ce_matrix *m, uint64_t *n_bytes, ce_error *err) {
     const uint64_t size = (uint64_t)m->n_rows * m->row_bytes;
-    uint8_t *to = ce_alloc(size);
+    uint8_t *to = ce_alloc_large(size);
     if (to == NULL)
         return ce_fail(err, CE_ERR_MEMORY, "out of memory for %llu MB of repacked weights",
                        (unsigned long long)(size / 1000000));

@@ -16,9 +16,11 @@ static int n_live;
 
 void *__real_ce_alloc(uint64_t n_bytes);
 void *__real_ce_alloc_zeroed(uint64_t n_bytes);
+void *__real_ce_alloc_large(uint64_t n_bytes);
 void __real_ce_free(void *p);
 void *__wrap_ce_alloc(uint64_t n_bytes);
 void *__wrap_ce_alloc_zeroed(uint64_t n_bytes);
+void *__wrap_ce_alloc_large(uint64_t n_bytes);
 void __wrap_ce_free(void *p);
 
 static void *counted(void *(*alloc)(uint64_t), uint64_t n_bytes) {
@@ -32,6 +34,8 @@ static void *counted(void *(*alloc)(uint64_t), uint64_t n_bytes) {
 void *__wrap_ce_alloc(uint64_t n_bytes) { return counted(__real_ce_alloc, n_bytes); }
 
 void *__wrap_ce_alloc_zeroed(uint64_t n_bytes) { return counted(__real_ce_alloc_zeroed, n_bytes); }
+
+void *__wrap_ce_alloc_large(uint64_t n_bytes) { return counted(__real_ce_alloc_large, n_bytes); }
 
 void __wrap_ce_free(void *p) {
     n_live -= p != NULL;
