@@ -28,7 +28,7 @@ MACHINE  := $(firstword $(subst -, ,$(shell $(CC) -dumpmachine)))
 TIERS     = generic $(TIERS_$(MACHINE))
 ENGINE    = $(CORE) $(foreach tier,$(TIERS),$(wildcard cengine/kernels/$(tier)*.c))
 OBJECTS   = $(ENGINE:%.c=$(BUILD)/%.o)
-POOL      = $(addprefix cengine/src/,pool.c cpu.c error.c memory.c)
+POOL      = $(addprefix cengine/src/,pool.c cpu.c error.c memory.c pages.c)
 # What the checks link: the objects made here, or the libraries of a package that was built.
 CHECKED  ?= $(OBJECTS)
 CHECKS    = $(patsubst tests/c/%.c,$(BUILD)/%,$(wildcard tests/c/check_*.c))

@@ -223,7 +223,8 @@ def _gguf_sums(gguf: GGUFFile) -> Iterator[tuple[str, TensorSums]]:
 def _read_dat(path: Path, n_experts: int) -> ImportanceMatrix:
     result = ImportanceMatrix(path=path)
     for name, rows in _dat_tensors(path, n_experts):
-        sums = rows.astype(np.float64)
+        with np.errstate(invalid="ignore"):  # of a signalling NaN, which is refused below
+            sums = rows.astype(np.float64)
         counts = np.ones((len(sums), 1))  # columns of mean 1 do not depend on them
         _check_values(path, name, sums, counts)
         result._add(name, sums, counts)

@@ -1,14 +1,11 @@
-#ifdef __linux__
-#define _DEFAULT_SOURCE /* madvise */
-#include <sys/mman.h>
-#endif
-
 #include "memory.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-enum { LINE = 64, HUGE_PAGE = 2 << 20 };
+#include "pages.h"
+
+enum { LINE = 64 };
 
 uint64_t ce_mul(uint64_t a, uint64_t b) {
     return b != 0 && a > UINT64_MAX / b ? UINT64_MAX : a * b;
@@ -27,15 +24,11 @@ static void *alloc_aligned(uint64_t alignment, uint64_t n_bytes) {
 void *ce_alloc(uint64_t n_bytes) { return alloc_aligned(LINE, n_bytes); }
 
 void *ce_alloc_large(uint64_t n_bytes) {
-    if (n_bytes < HUGE_PAGE)
+    if (n_bytes < CE_HUGE_PAGE)
         return ce_alloc(n_bytes);
-    void *p = alloc_aligned(HUGE_PAGE, n_bytes);
-#ifdef MADV_HUGEPAGE
-    /* Whole pages only, so that no more memory is taken than asked for. Where the system grants
-     * none, small ones do. */
+    void *p = alloc_aligned(CE_HUGE_PAGE, n_bytes);
     if (p != NULL)
-        madvise(p, (size_t)(n_bytes / HUGE_PAGE * HUGE_PAGE), MADV_HUGEPAGE);
-#endif
+        ce_want_huge_pages(p, n_bytes);
     return p;
 }
 
