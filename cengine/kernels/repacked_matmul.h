@@ -89,6 +89,21 @@ INLINE void repacked_stream(const repacked_format *r, float *y, const uint8_t *w
 
 /* ---- Panels ---- */
 
+/* The b-th part of this part of the group's next span or, behind its last one, of the first span of
+ * the group in the next block of rows. */
+INLINE void prefetch_next_span(const weight_rows *w, const uint8_t *words, int part, int b0,
+                               int b) {
+    const repacked_format *format = w->format;
+    const size_t span_bytes = group_span_bytes(format->f);
+    const bool is_last = b0 + SPAN >= w->n_blocks;
+    const size_t ahead = is_last ? (BLOCK_ROWS - CE_REPACK_ROWS) * w->row_bytes : 0;
+    const int n_lines = (int)(span_bytes / CACHE_LINE), n_parts = PARTS * SPAN;
+    const int at = part * SPAN + b;
+    for (int i = at * n_lines / n_parts; i < (at + 1) * n_lines / n_parts; i++) {
+        __builtin_prefetch(words + span_bytes + ahead + i * CACHE_LINE);
+    }
+}
+
 /* unpack_fn */
 INLINE void unpack_repacked(panel *p, const weight_rows *w, int r, int b0) {
     const repacked_format *format = w->format;
@@ -96,6 +111,7 @@ INLINE void unpack_repacked(panel *p, const weight_rows *w, int r, int b0) {
     format->scales(&p->scales, span.halves, span.words);
 #pragma GCC unroll 8 /* SPAN */
     for (int b = 0; b < SPAN; b++) {
+        prefetch_next_span(w, span.words, r % CE_REPACK_ROWS / ROWS, b0, b);
         for (int g = 0; g < GROUPS; g++) {
             p->quants[b][g] = columns_at(format, span, b, g);
         }
