@@ -24,10 +24,15 @@ typedef struct {
 typedef struct {
     int block_cols;
     size_t block_bytes;
-    int paired_spans; /* whose halves stand together: 1 or 2 */
     ce_repack_field halves;
     ce_repack_field words[CE_MAX_REPACK_FIELDS]; /* as many as have an n */
 } ce_repack_layout;
+
+/* How many spans have their halves together, where a row's span has n_halves: see above. */
+static inline int ce_repack_paired_spans(int n_halves) {
+    const size_t cache_line = 64;
+    return (size_t)n_halves * CE_REPACK_ROWS * sizeof(uint16_t) % cache_line == 0 ? 1 : 2;
+}
 
 /* NULL for the types that have none. */
 const ce_repack_layout *ce_repack_layout_of(int type);

@@ -75,8 +75,7 @@ INLINE void repacked_scales_q6_K(row_scales *s, const uint8_t *halves, const uin
 
 typedef struct {
     const block_format *f;
-    int n_halves;     /* of a row's span */
-    int paired_spans; /* ce_repack_layout's */
+    int n_halves; /* of a row's span */
     bytes (*columns)(const uint8_t *words, int sub, int g);
     void (*scales)(row_scales *s, const uint8_t *halves, const uint8_t *words);
 } repacked_format;
@@ -93,8 +92,9 @@ INLINE repacked_span part_of_group(const repacked_format *r, const uint8_t *grou
                                    int n_blocks) {
     const size_t halves = (size_t)r->n_halves * CE_REPACK_ROWS * sizeof(uint16_t);
     const size_t words = group_span_bytes(r->f) - halves;
-    const int span = b0 / SPAN, second = span % r->paired_spans;
-    const int n_spans = min_int(r->paired_spans, n_blocks / SPAN - (span - second));
+    const int n_paired = ce_repack_paired_spans(r->n_halves);
+    const int span = b0 / SPAN, second = span % n_paired;
+    const int n_spans = min_int(n_paired, n_blocks / SPAN - (span - second));
     const uint8_t *pair = group + (size_t)(span - second) * (halves + words);
     return (repacked_span){
         pair + (size_t)second * halves + (size_t)part * ROWS * sizeof(uint16_t),
@@ -118,16 +118,13 @@ INLINE bytes columns_at(const repacked_format *r, repacked_span span, int b, int
 
 /* ---- The table ---- */
 
-static const repacked_format repacked_q4_0 = {&format_q4_0, SPAN, 1, columns_q4_0,
+static const repacked_format repacked_q4_0 = {&format_q4_0, SPAN, columns_q4_0,
                                               repacked_scales_of_blocks};
-static const repacked_format repacked_q8_0 = {&format_q8_0, SPAN, 1, columns_q8_0,
+static const repacked_format repacked_q8_0 = {&format_q8_0, SPAN, columns_q8_0,
                                               repacked_scales_of_blocks};
-static const repacked_format repacked_q4_K = {&format_q4_K, 2, 1, columns_q4_K,
-                                              repacked_scales_q4_K};
-static const repacked_format repacked_q5_K = {&format_q5_K, 2, 1, columns_q5_K,
-                                              repacked_scales_q4_K};
-static const repacked_format repacked_q6_K = {&format_q6_K, 1, 2, columns_q6_K,
-                                              repacked_scales_q6_K};
+static const repacked_format repacked_q4_K = {&format_q4_K, 2, columns_q4_K, repacked_scales_q4_K};
+static const repacked_format repacked_q5_K = {&format_q5_K, 2, columns_q5_K, repacked_scales_q4_K};
+static const repacked_format repacked_q6_K = {&format_q6_K, 1, columns_q6_K, repacked_scales_q6_K};
 
 #define FOR_REPACKED_TYPES(DO)                                                                     \
     DO(Q4_0, q4_0)                                                                                 \

@@ -8,29 +8,24 @@
 static const ce_repack_layout layouts[] = {
     [CE_TYPE_Q4_0] = {CE_QK,
                       sizeof(ce_block_q4_0),
-                      1,
                       {offsetof(ce_block_q4_0, d), 1},
                       {{offsetof(ce_block_q4_0, qs), 4}}},
     [CE_TYPE_Q8_0] = {CE_QK,
                       sizeof(ce_block_q8_0),
-                      1,
                       {offsetof(ce_block_q8_0, d), 1},
                       {{offsetof(ce_block_q8_0, qs), 8}}},
     [CE_TYPE_Q4_K] = {CE_QK_K,
                       sizeof(ce_block_q4_K),
-                      1,
                       {offsetof(ce_block_q4_K, d), 2},
                       {{offsetof(ce_block_q4_K, scales), 3}, {offsetof(ce_block_q4_K, qs), 32}}},
     [CE_TYPE_Q5_K] = {CE_QK_K,
                       sizeof(ce_block_q5_K),
-                      1,
                       {offsetof(ce_block_q5_K, d), 2},
                       {{offsetof(ce_block_q5_K, scales), 3},
                        {offsetof(ce_block_q5_K, qh), 8},
                        {offsetof(ce_block_q5_K, qs), 32}}},
     [CE_TYPE_Q6_K] = {CE_QK_K,
                       sizeof(ce_block_q6_K),
-                      2,
                       {offsetof(ce_block_q6_K, d), 1},
                       {{offsetof(ce_block_q6_K, scales), 4},
                        {offsetof(ce_block_q6_K, ql), 32},
@@ -107,10 +102,11 @@ void ce_repack_group(const ce_repack_layout *l, void *dst, const void *src, size
                      int n_cols) {
     const size_t span_bytes = (size_t)(CE_REPACK_COLS / l->block_cols) * l->block_bytes;
     const int n_spans = n_cols / CE_REPACK_COLS;
+    const int n_paired = ce_repack_paired_spans(l->halves.n * (CE_REPACK_COLS / l->block_cols));
     const uint8_t *from = src;
     uint8_t *to = dst;
-    for (int first = 0; first < n_spans; first += l->paired_spans) {
-        const int left = n_spans - first, n = left < l->paired_spans ? left : l->paired_spans;
+    for (int first = 0; first < n_spans; first += n_paired) {
+        const int left = n_spans - first, n = left < n_paired ? left : n_paired;
         for (int i = 0; i < n; i++)
             to = gather_halves_of_span(to, l, from + (size_t)i * span_bytes, row_bytes);
         for (int i = 0; i < n; i++)
