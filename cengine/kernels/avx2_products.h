@@ -4,9 +4,11 @@
 
 #include "avx2_rows.h"
 
-/* What one sweep keeps in registers: PANELS times ROWS rows, TILE tokens. The panels of BLOCK_TILES
- * sweeps lie in L1 together. */
-enum { PANELS = 1, TILE = 4, BLOCK_TILES = 4 };
+/* What one sweep keeps in registers: PANELS times ROWS rows, TILE tokens. Two panels share the
+ * broadcasts of the activations, each an instruction of its own: the ports of the products do not
+ * need that, but where another thread works on the same core, the front end does. The panels of
+ * BLOCK_TILES sweeps lie in L1 together. */
+enum { PANELS = 2, TILE = 4, BLOCK_TILES = 4 };
 
 /* What makes signed quants fit for dot_4: nothing. */
 enum { SIGNED_OFFSET = 0 };
@@ -33,24 +35,33 @@ INLINE __m256i add_in_order(__m256i a, __m256i b) {
     return sum;
 }
 
-/* sum[p][t] += the products of groups [g0, g1) of panel p, of four columns, with token t, whose 32
- * columns are at q + 32 * t. As many sums of pairs are added in int16 as can never overflow. */
-INLINE void add_products(ints sum[PANELS][TILE], const bytes *const w[PANELS], int g0, int g1,
-                         const int8_t *q, int n_tokens, bool is_signed, int max_quant) {
+/* sum[p][t] += the products of groups [g0, g1) of panel p of n_panels, of four columns, with token
+ * t, whose 32 columns are at q + 32 * t. As many sums of pairs are added in int16 as can never
+ * overflow. */
+INLINE void add_products(ints sum[PANELS][TILE], const bytes *const w[PANELS], int n_panels, int g0,
+                         int g1, const int8_t *q, int n_tokens, bool is_signed, int max_quant) {
     const int fit = 32767 / (2 * 127 * max_quant);
     for (int g = g0; g < g1; g += fit) {
-        __m256i pairs[TILE];
+        __m256i pairs[PANELS][TILE];
         for (int t = 0; t < n_tokens; t++) {
-            pairs[t] = multiply(w[0][g], broadcast_4(q + 32 * t + 4 * g), is_signed);
+            const bytes x = broadcast_4(q + 32 * t + 4 * g);
+            for (int p = 0; p < n_panels; p++) {
+                pairs[p][t] = multiply(w[p][g], x, is_signed);
+            }
         }
-        for (int k = g + 1; k < g1 && k < g + fit; k++) {
-            for (int t = 0; t < n_tokens; t++) {
+#pragma GCC unroll 8
+        for (int k = g + 1; k < g + fit; k++) {
+            for (int t = 0; t < n_tokens && k < g1; t++) {
                 const bytes x = broadcast_4(q + 32 * t + 4 * k);
-                pairs[t] = add_in_order(pairs[t], multiply(w[0][k], x, is_signed));
+                for (int p = 0; p < n_panels; p++) {
+                    pairs[p][t] = add_in_order(pairs[p][t], multiply(w[p][k], x, is_signed));
+                }
             }
         }
         for (int t = 0; t < n_tokens; t++) {
-            sum[0][t] += add_pairs(pairs[t]);
+            for (int p = 0; p < n_panels; p++) {
+                sum[p][t] += add_pairs(pairs[p][t]);
+            }
         }
     }
 }

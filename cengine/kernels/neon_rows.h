@@ -165,16 +165,16 @@ INLINE ints dot_16(ints sum, const bytes w[4], int8x16_t x) {
     return (ints)vdotq_laneq_s32((int32x4_t)sum, (int8x16_t)w[3], x, 3);
 }
 
-/* sum[p][t] += the products of groups [g0, g1) of panel p, of four columns, with token t, whose 32
- * columns are at q + 32 * t. The groups make whole halves of the columns. */
-INLINE void add_products(ints sum[PANELS][TILE], const bytes *const w[PANELS], int g0, int g1,
-                         const int8_t *q, int n_tokens, bool is_signed, int max_quant) {
+/* sum[p][t] += the products of groups [g0, g1) of panel p of n_panels, of four columns, with token
+ * t, whose 32 columns are at q + 32 * t. The groups make whole halves of the columns. */
+INLINE void add_products(ints sum[PANELS][TILE], const bytes *const w[PANELS], int n_panels, int g0,
+                         int g1, const int8_t *q, int n_tokens, bool is_signed, int max_quant) {
     (void)is_signed;
     (void)max_quant; /* 32 bits hold any sum */
     for (int g = g0; g < g1; g += 4) {
         for (int t = 0; t < n_tokens; t++) {
             const int8x16_t x = vld1q_s8(q + 32 * t + 4 * g);
-            for (int p = 0; p < PANELS; p++) {
+            for (int p = 0; p < n_panels; p++) {
                 sum[p][t] = dot_16(sum[p][t], w[p] + g, x);
             }
         }

@@ -37,52 +37,66 @@ static void sum_halves_of_token(int32_t *half_sum, const int8_t *q, int n_cols) 
     }
 }
 
-/* acc plus the product of block b of the span with the activations' block `at`. */
-INLINE floats repacked_block(const repacked_format *r, floats acc, repacked_span span,
-                             const row_scales *s, int b, const ce_acts *x, const int32_t *half_sum,
-                             int at) {
+_Static_assert(PARTS <= PANELS, "the rows of a group are multiplied together");
+
+/* A group's rows and, of those that are, a span's scales. */
+typedef struct {
+    floats acc;
+    repacked_span span;
+    row_scales scales;
+} group_part;
+
+/* Adds the products of block b of the span with the activations' block `at`. half_sum: where the
+ * type has scales of 16 columns. */
+INLINE void repacked_block(const repacked_format *r, group_part part[PARTS], int b,
+                           const ce_acts *x, const int32_t *half_sum, int at) {
     const block_format *f = r->f;
-    const int8_t *q = x->q + at * CE_QK;
-    ints half[2] = {splat_int(-offset_of(f) * x->sum[at]), {0}};
-    if (f->has_mult) {
-        half[0] = splat_int(-offset_of(f) * half_sum[2 * at]);
-        half[1] = splat_int(-offset_of(f) * half_sum[2 * at + 1]);
+    bytes columns[PARTS][GROUPS];
+    const bytes *w[PANELS];
+    for (int i = 0; i < PARTS; i++) {
+        for (int g = 0; g < GROUPS; g++) {
+            columns[i][g] = columns_at(r, part[i].span, b, g);
+        }
+        w[i] = columns[i];
     }
-#pragma GCC unroll 8 /* GROUPS */
-    for (int g = 0; g < GROUPS; g++) {
-        const int h = f->has_mult ? g / (GROUPS / 2) : 0;
-        half[h] = dot_4(half[h], columns_at(r, span, b, g), broadcast_4(q + 4 * g), f->is_signed);
-    }
+    const int32_t *const sum[2] = {f->has_mult ? half_sum + 2 * at : x->sum + at,
+                                   half_sum + 2 * at + 1};
+    ints half[2][PANELS][TILE];
+    multiply_columns(half, f, w, PARTS, x->q + at * CE_QK, sum, 1);
     const block_terms terms = {.scale = x->scale[at],
                                .scaled_sum = x->scale[at] * (float)x->sum[at]};
-    return accumulate(f, acc, half, s, b, terms);
+    for (int i = 0; i < PARTS; i++) {
+        const ints halves[2] = {half[0][i][0], half[1][i][0]};
+        part[i].acc = accumulate(f, part[i].acc, halves, &part[i].scales, b, terms);
+    }
 }
 
 /* n_rows and n_cols are multiples of what a group has; half_sum: room for n_cols / 16. */
 INLINE void repacked_stream(const repacked_format *r, float *y, const uint8_t *w, int n_rows,
                             const ce_acts *x, int n_cols, int32_t *half_sum) {
+    const int n_blocks = n_cols / CE_QK;
     if (r->f->has_mult) {
         sum_halves_of_token(half_sum, x->q, n_cols);
     }
     for (int row = 0; row < n_rows; row += CE_REPACK_ROWS) {
-        floats acc[PARTS] = {{0}};
-        for (int b0 = 0; b0 < n_cols / CE_QK; b0 += SPAN) {
-            for (int part = 0; part < PARTS; part++) {
-                const repacked_span span = part_of_group(r, w, part, b0, n_cols / CE_QK);
-                row_scales s;
-                r->scales(&s, span.halves, span.words);
+        group_part part[PARTS];
+        for (int i = 0; i < PARTS; i++) {
+            part[i].acc = (floats){0};
+        }
+        for (int b0 = 0; b0 < n_blocks; b0 += SPAN) {
+            for (int i = 0; i < PARTS; i++) {
+                part[i].span = part_of_group(r, w, i, b0, n_blocks);
+                r->scales(&part[i].scales, part[i].span.halves, part[i].span.words);
+            }
 #pragma GCC unroll 8 /* SPAN: makes the shifts in columns() constants */
-                for (int b = 0; b < SPAN; b++) {
-                    if (part == 0) {
-                        prefetch_ahead(r->f, span.words, b);
-                    }
-                    acc[part] = repacked_block(r, acc[part], span, &s, b, x, half_sum, b0 + b);
-                }
+            for (int b = 0; b < SPAN; b++) {
+                prefetch_ahead(r->f, part[0].span.words, b);
+                repacked_block(r, part, b, x, half_sum, b0 + b);
             }
         }
-        w += (size_t)(n_cols / CE_QK / SPAN) * group_span_bytes(r->f);
-        for (int part = 0; part < PARTS; part++) {
-            store_rows(y + row + part * ROWS, acc[part], ROWS);
+        w += (size_t)(n_blocks / SPAN) * group_span_bytes(r->f);
+        for (int i = 0; i < PARTS; i++) {
+            store_rows(y + row + i * ROWS, part[i].acc, ROWS);
         }
     }
 }

@@ -213,6 +213,27 @@ INLINE void unpack_panel(panel *p, const block_format *f, const uint8_t *const r
     }
 }
 
+/* half[h][p][t] = the integers that accumulate() wants, of a block of n_panels panels and n_tokens
+ * tokens: their 32 columns are at q + 32 * t, and sum[h][t] are the sums of what a half has. */
+INLINE void multiply_columns(ints half[2][PANELS][TILE], const block_format *f,
+                             const bytes *const w[PANELS], int n_panels, const int8_t *q,
+                             const int32_t *const sum[2], int n_tokens) {
+    const int n_halves = f->has_mult ? 2 : 1, n_groups = GROUPS / n_halves;
+#pragma GCC unroll 2 /* halves */
+    for (int h = 0; h < 2; h++) {
+        for (int t = 0; t < n_tokens; t++) {
+            const ints start = h < n_halves ? splat_int(-offset_of(f) * sum[h][t]) : (ints){0};
+            for (int p = 0; p < n_panels; p++) {
+                half[h][p][t] = start;
+            }
+        }
+        if (h < n_halves) {
+            add_products(half[h], w, n_panels, h * n_groups, (h + 1) * n_groups, q, n_tokens,
+                         f->is_signed, f->max_quant);
+        }
+    }
+}
+
 /* Adds the panels' n blocks times those of n_tokens (at most TILE) tokens from t on. */
 INLINE void sweep(floats acc[][PANELS], const block_format *f, const panel p[PANELS], int n,
                   const packed_block *x, int t, int n_tokens) {
@@ -225,17 +246,10 @@ INLINE void sweep(floats acc[][PANELS], const block_format *f, const panel p[PAN
         const bytes *w[PANELS];
         for (int i = 0; i < PANELS; i++) {
             w[i] = p[i].quants[b];
-            for (int j = 0; j < n_tokens; j++) {
-                const int32_t first = f->has_mult ? x->half_sum[0][t + j] : x->sum[t + j];
-                const int32_t second = f->has_mult ? x->half_sum[1][t + j] : 0;
-                half[0][i][j] = splat_int(-offset_of(f) * first);
-                half[1][i][j] = splat_int(-offset_of(f) * second);
-            }
         }
-        const int8_t *q = x->q[t];
-        const int middle = f->has_mult ? GROUPS / 2 : GROUPS;
-        add_products(half[0], w, 0, middle, q, n_tokens, f->is_signed, f->max_quant);
-        add_products(half[1], w, middle, GROUPS, q, n_tokens, f->is_signed, f->max_quant);
+        const int32_t *const sum[2] = {f->has_mult ? x->half_sum[0] + t : x->sum + t,
+                                       x->half_sum[1] + t};
+        multiply_columns(half, f, w, PANELS, x->q[t], sum, n_tokens);
         for (int j = 0; j < n_tokens; j++) {
             for (int i = 0; i < PANELS; i++) {
                 const ints halves[2] = {half[0][i][j], half[1][i][j]};

@@ -2,15 +2,15 @@
 #ifndef CE_ROWS_PRODUCTS_H
 #define CE_ROWS_PRODUCTS_H
 
-/* sum[p][t] += the products of groups [g0, g1) of panel p, of four columns, with token t, whose 32
- * columns are at q + 32 * t. */
-INLINE void add_products(ints sum[PANELS][TILE], const bytes *const w[PANELS], int g0, int g1,
-                         const int8_t *q, int n_tokens, bool is_signed, int max_quant) {
+/* sum[p][t] += the products of groups [g0, g1) of panel p of n_panels, of four columns, with token
+ * t, whose 32 columns are at q + 32 * t. */
+INLINE void add_products(ints sum[PANELS][TILE], const bytes *const w[PANELS], int n_panels, int g0,
+                         int g1, const int8_t *q, int n_tokens, bool is_signed, int max_quant) {
     (void)max_quant; /* 32 bits hold any sum */
     for (int g = g0; g < g1; g++) {
         for (int t = 0; t < n_tokens; t++) {
             const bytes x = broadcast_4(q + 32 * t + 4 * g);
-            for (int p = 0; p < PANELS; p++) {
+            for (int p = 0; p < n_panels; p++) {
                 sum[p][t] = dot_4(sum[p][t], w[p][g], x, is_signed);
             }
         }
