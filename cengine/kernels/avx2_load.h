@@ -1,4 +1,4 @@
-/* Eight elements of a float type as float lanes, from any address; a tail is not read past. */
+/* Eight elements as float lanes, from any address; a tail is not read past. */
 #ifndef CE_AVX2_LOAD_H
 #define CE_AVX2_LOAD_H
 
@@ -31,6 +31,12 @@ INLINE lanes load_f16(const void *row, int i) { return _mm256_cvtph_ps(load_8_ha
 
 INLINE lanes load_tail_f16(const void *row, int i, int n) {
     return _mm256_cvtph_ps(load_n_halves(row, i, n));
+}
+
+INLINE lanes splat_half(uint16_t h) { return _mm256_cvtph_ps(_mm_set1_epi16((short)h)); }
+
+INLINE lanes load_int8(const int8_t *p) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
 }
 
 INLINE lanes load_bf16(const void *row, int i) { return widen_bf16(load_8_halves(row, i)); }

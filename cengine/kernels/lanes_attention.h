@@ -1,5 +1,5 @@
 /* Attention in vectors of any width: included by the file that is compiled for one, after its
- * header of lanes. Tiles, softmax and powers of 2 are those of generic_attention.c.
+ * *_load.h. Tiles, softmax and powers of 2 are those of generic_attention.c.
  *
  * A generated token has few queries: lanes go over the columns of a head. A score sums over
  * columns i, i + LANES ... and then over the lanes; out[i] sums over positions, ascending.
@@ -11,16 +11,12 @@
 
 #include <string.h>
 
+#include "blocks.h"
 #include "lanes_softmax.h"
 
 /* ---- A generated token ---- */
 
-enum {
-    WIDENED = 16, /* keys or values that are widened at once: they stay in L1 */
-    KEYS = 4,
-    VECTORS = 4,
-    STEP = VECTORS * LANES
-};
+enum { KEYS = 4, VECTORS = 4, STEP = VECTORS * LANES };
 
 typedef struct {
     float max, sum;
@@ -28,24 +24,56 @@ typedef struct {
 
 INLINE lanes load_n(const float *p, int n) { return n == LANES ? load(p) : load_first(p, n); }
 
-/* n (at most LANES) columns of n_heads heads times four keys. */
-INLINE void multiply_keys(lanes dot[GROUP][KEYS], const float *q, const float *keys, int head_dim,
-                          int stride, int n_heads, int n) {
-    lanes key[KEYS];
+/* n (at most LANES) columns from i on of a key or value of the cache. */
+typedef lanes columns_fn(const void *row, int i, int n);
+
+INLINE lanes columns_f32(const void *row, int i, int n) {
+    return load_n((const float *)row + i, n);
+}
+
+INLINE lanes columns_f16(const void *row, int i, int n) {
+    return n == LANES ? load_f16(row, i) : load_tail_f16(row, i, n);
+}
+
+/* A row is whole blocks, and these whole vectors. */
+INLINE lanes columns_q8_0(const void *row, int i, int n) {
+    (void)n;
+    const ce_block_q8_0 *block = (const ce_block_q8_0 *)row + i / CE_QK;
+    return multiply(splat_half(block->d), load_int8(block->qs + i % CE_QK));
+}
+
+INLINE const char *row_at(const ce_queries *a, const void *cache, int p) {
+    return (const char *)cache + (size_t)p * a->kv_row_bytes;
+}
+
+/* Keys and values are one stream each, but a core that computes has few loads under way. */
+INLINE void prefetch_rows(const ce_queries *a, int p) {
+    enum { ROWS_AHEAD = 32, CACHE_LINE = 64 };
+    const char *key = row_at(a, a->k, p + ROWS_AHEAD), *value = row_at(a, a->v, p + ROWS_AHEAD);
+    for (size_t i = 0; i < a->kv_row_bytes; i += CACHE_LINE) {
+        __builtin_prefetch(key + i, 0, 2);
+        __builtin_prefetch(value + i, 0, 2);
+    }
+}
+
+/* n (at most LANES) columns from i on of n_heads heads times four keys. */
+INLINE void multiply_keys(lanes dot[GROUP][KEYS], const float *q, const void *const key[KEYS],
+                          columns_fn *columns, int head_dim, int n_heads, int i, int n) {
+    lanes k[KEYS];
     for (int j = 0; j < KEYS; j++) {
-        key[j] = load_n(keys + j * stride, n);
+        k[j] = columns(key[j], i, n);
     }
     for (int h = 0; h < n_heads; h++) {
-        const lanes qh = load_n(q + h * head_dim, n);
+        const lanes qh = load_n(q + h * head_dim + i, n);
         for (int j = 0; j < KEYS; j++) {
-            dot[h][j] = fma_lanes(qh, key[j], dot[h][j]);
+            dot[h][j] = fma_lanes(qh, k[j], dot[h][j]);
         }
     }
 }
 
-/* score[h][j] = q[h] . keys[j] for n_heads (at most GROUP) heads and four keys. */
-INLINE void score_keys(float *score, const float *q, const float *keys, int head_dim, int stride,
-                       int n_heads) {
+/* score[h][j] = q[h] . key[j] for n_heads (at most GROUP) heads and four keys. */
+INLINE void score_keys(float *score, const float *q, const void *const key[KEYS],
+                       columns_fn *columns, int head_dim, int n_heads) {
     lanes dot[GROUP][KEYS];
     for (int h = 0; h < n_heads; h++) {
         for (int j = 0; j < KEYS; j++) {
@@ -54,10 +82,10 @@ INLINE void score_keys(float *score, const float *q, const float *keys, int head
     }
     int i = 0;
     for (; i + LANES <= head_dim; i += LANES) {
-        multiply_keys(dot, q + i, keys + i, head_dim, stride, n_heads, LANES);
+        multiply_keys(dot, q, key, columns, head_dim, n_heads, i, LANES);
     }
     if (i < head_dim) {
-        multiply_keys(dot, q + i, keys + i, head_dim, stride, n_heads, head_dim - i);
+        multiply_keys(dot, q, key, columns, head_dim, n_heads, i, head_dim - i);
     }
     for (int h = 0; h < n_heads; h++) {
         store_4_sums(score + h * CE_ATTN_TILE, dot[h]);
@@ -89,50 +117,51 @@ static float softmax_tile(softmax *s, float *score, int n, float scale) {
     return shrink[0];
 }
 
-/* n_vectors vectors of columns (the last of n_last) of n_heads heads: out += weight * value. */
-INLINE void add_columns(float *out, const float *weight, const float *values, int head_dim,
-                        int stride, int n, int n_heads, int n_vectors, int n_last) {
+/* n_vectors vectors of columns from i on (the last of n_last) of n_heads heads:
+ * out += weight * value, of the positions [p0, p1). */
+INLINE void add_columns(const ce_queries *a, columns_fn *columns, float *out, const float *weight,
+                        int p0, int p1, int n_heads, int i, int n_vectors, int n_last) {
     lanes sum[GROUP][VECTORS];
     for (int h = 0; h < n_heads; h++) {
-        for (int i = 0; i < n_vectors; i++) {
-            sum[h][i] = load_n(out + h * head_dim + i * LANES, n_last);
+        for (int k = 0; k < n_vectors; k++) {
+            sum[h][k] = load_n(out + h * a->head_dim + i + k * LANES, n_last);
         }
     }
-    for (int p = 0; p < n; p++) {
+    for (int p = p0; p < p1; p++) {
         lanes value[VECTORS];
-        for (int i = 0; i < n_vectors; i++) {
-            value[i] = load_n(values + p * stride + i * LANES, n_last);
+        for (int k = 0; k < n_vectors; k++) {
+            value[k] = columns(row_at(a, a->v, p), i + k * LANES, n_last);
         }
         for (int h = 0; h < n_heads; h++) {
-            const lanes w = splat(weight[h * CE_ATTN_TILE + p]);
-            for (int i = 0; i < n_vectors; i++) {
-                sum[h][i] = fma_lanes(w, value[i], sum[h][i]);
+            const lanes w = splat(weight[h * CE_ATTN_TILE + p - p0]);
+            for (int k = 0; k < n_vectors; k++) {
+                sum[h][k] = fma_lanes(w, value[k], sum[h][k]);
             }
         }
     }
     for (int h = 0; h < n_heads; h++) {
-        for (int i = 0; i < n_vectors; i++) {
-            float *to = out + h * head_dim + i * LANES;
+        for (int k = 0; k < n_vectors; k++) {
+            float *to = out + h * a->head_dim + i + k * LANES;
             if (n_last == LANES) {
-                store(to, sum[h][i]);
+                store(to, sum[h][k]);
             } else {
-                store_first(to, sum[h][i], n_last);
+                store_first(to, sum[h][k], n_last);
             }
         }
     }
 }
 
-INLINE void add_values(float *out, const float *weight, const float *values, int head_dim,
-                       int stride, int n, int n_heads) {
+INLINE void add_values(const ce_queries *a, columns_fn *columns, float *out, const float *weight,
+                       int p0, int p1, int n_heads) {
     int i = 0;
-    for (; i + STEP <= head_dim; i += STEP) {
-        add_columns(out + i, weight, values + i, head_dim, stride, n, n_heads, VECTORS, LANES);
+    for (; i + STEP <= a->head_dim; i += STEP) {
+        add_columns(a, columns, out, weight, p0, p1, n_heads, i, VECTORS, LANES);
     }
-    for (; i + LANES <= head_dim; i += LANES) {
-        add_columns(out + i, weight, values + i, head_dim, stride, n, n_heads, 1, LANES);
+    for (; i + LANES <= a->head_dim; i += LANES) {
+        add_columns(a, columns, out, weight, p0, p1, n_heads, i, 1, LANES);
     }
-    if (i < head_dim) {
-        add_columns(out + i, weight, values + i, head_dim, stride, n, n_heads, 1, head_dim - i);
+    if (i < a->head_dim) {
+        add_columns(a, columns, out, weight, p0, p1, n_heads, i, 1, a->head_dim - i);
     }
 }
 
@@ -142,53 +171,43 @@ static void scale_row(float *x, int n, float factor) {
     }
 }
 
-/* Keys and values are widened once for all heads. score: [n_heads][CE_ATTN_TILE] */
-static void attend_tile(const ce_queries *a, const float *q, float *out, softmax *s, float *score,
-                        float *rows, int stride, int p0, int p1) {
+/* The positions [p0, p1) of one tile, GROUP heads at a time. score: [n_heads][CE_ATTN_TILE] */
+INLINE void attend_tile(const ce_queries *a, columns_fn *columns, const float *q, float *out,
+                        softmax *s, float *score, int p0, int p1) {
     const int hd = a->head_dim;
-    for (int p = p0; p < p1; p += WIDENED) {
-        const int n = min_int(WIDENED, p1 - p);
-        for (int j = 0; j < n; j++) {
-            widen(rows + j * stride, a, a->k, p + j);
+    for (int p = p0; p < p1; p += KEYS) {
+        const void *key[KEYS]; /* beyond the last: it again, whose scores are not read */
+        for (int j = 0; j < KEYS; j++) {
+            key[j] = row_at(a, a->k, min_int(p + j, p1 - 1));
+            prefetch_rows(a, p + j);
         }
-        for (int j = 0; j < n; j += KEYS) { /* those beyond n give scores that are not read */
-            float *to = score + p - p0 + j;
-            int h = 0;
-            for (; h + GROUP <= a->n_heads; h += GROUP) {
-                score_keys(to + h * CE_ATTN_TILE, q + h * hd, rows + j * stride, hd, stride, GROUP);
-            }
-            for (; h < a->n_heads; h++) {
-                score_keys(to + h * CE_ATTN_TILE, q + h * hd, rows + j * stride, hd, stride, 1);
-            }
+        float *to = score + p - p0;
+        int h = 0;
+        for (; h + GROUP <= a->n_heads; h += GROUP) {
+            score_keys(to + h * CE_ATTN_TILE, q + h * hd, key, columns, hd, GROUP);
+        }
+        for (; h < a->n_heads; h++) {
+            score_keys(to + h * CE_ATTN_TILE, q + h * hd, key, columns, hd, 1);
         }
     }
     for (int h = 0; h < a->n_heads; h++) {
         const float shrink = softmax_tile(&s[h], score + h * CE_ATTN_TILE, p1 - p0, a->scale);
         scale_row(out + h * hd, hd, shrink);
     }
-    for (int p = p0; p < p1; p += WIDENED) {
-        const int n = min_int(WIDENED, p1 - p);
-        for (int j = 0; j < n; j++) {
-            widen(rows + j * stride, a, a->v, p + j);
-        }
-        const float *weight = score + p - p0;
-        int h = 0;
-        for (; h + GROUP <= a->n_heads; h += GROUP) {
-            add_values(out + h * hd, weight + h * CE_ATTN_TILE, rows, hd, stride, n, GROUP);
-        }
-        for (; h < a->n_heads; h++) {
-            add_values(out + h * hd, weight + h * CE_ATTN_TILE, rows, hd, stride, n, 1);
-        }
+    int h = 0;
+    for (; h + GROUP <= a->n_heads; h += GROUP) {
+        add_values(a, columns, out + h * hd, score + h * CE_ATTN_TILE, p0, p1, GROUP);
+    }
+    for (; h < a->n_heads; h++) {
+        add_values(a, columns, out + h * hd, score + h * CE_ATTN_TILE, p0, p1, 1);
     }
 }
 
-static void attend_row(const ce_queries *a, int row) {
+INLINE void attend_row(const ce_queries *a, columns_fn *columns, int row) {
     const int after = a->position + row + 1;
     const int begin = a->window > 0 ? max_int(a->begin, after - a->window) : a->begin;
     const int end = min_int(a->end, after);
-    const int stride = round_up(a->head_dim, LANES);
     char *scratch = a->scratch;
-    float *rows = take_floats(&scratch, WIDENED, stride);
     float *score = take_floats(&scratch, a->n_heads, CE_ATTN_TILE);
     softmax *s = take_bytes(&scratch, (size_t)a->n_heads * sizeof *s);
     const float *q = a->q + (size_t)row * a->row_stride;
@@ -200,7 +219,7 @@ static void attend_row(const ce_queries *a, int row) {
     }
     for (int p0 = begin; p0 < end;) {
         const int p1 = min_int(end, (p0 / CE_ATTN_TILE + 1) * CE_ATTN_TILE);
-        attend_tile(a, q, out, s, score, rows, stride, p0, p1);
+        attend_tile(a, columns, q, out, s, score, p0, p1);
         p0 = p1;
     }
     for (int h = 0; h < a->n_heads; h++) {
@@ -213,11 +232,19 @@ static void attend_row(const ce_queries *a, int row) {
     }
 }
 
-static void attend_generated(const ce_queries *a) {
-    for (int row = 0; row < a->n_rows; row++) {
-        attend_row(a, row);
+#define FOR_CACHE_TYPES(DO)                                                                        \
+    DO(F32, f32)                                                                                   \
+    DO(F16, f16)                                                                                   \
+    DO(Q8_0, q8_0)
+
+#define DEFINE_GENERATED(TYPE, type)                                                               \
+    static void attend_generated_##type(const ce_queries *a) {                                     \
+        for (int row = 0; row < a->n_rows; row++) {                                                \
+            attend_row(a, columns_##type, row);                                                    \
+        }                                                                                          \
     }
-}
+
+FOR_CACHE_TYPES(DEFINE_GENERATED)
 
 /* ---- A prompt's rows ---- */
 
@@ -318,12 +345,12 @@ static void attend_prompt(const ce_queries *a) {
 
 /* ---- The kernels ---- */
 
+#define OVERLAY_ATTENTION(TYPE, type)                                                              \
+    k->attend[CE_PHASE_PROMPT][CE_TYPE_##TYPE] = attend_prompt;                                    \
+    k->attend[CE_PHASE_GENERATED][CE_TYPE_##TYPE] = attend_generated_##type;
+
 static void overlay_attention(ce_kernels *k) {
-    static const ce_type types[] = {CE_TYPE_F32, CE_TYPE_F16, CE_TYPE_Q8_0};
-    for (int i = 0; i < 3; i++) {
-        k->attend[CE_PHASE_PROMPT][types[i]] = attend_prompt;
-        k->attend[CE_PHASE_GENERATED][types[i]] = attend_generated;
-    }
+    FOR_CACHE_TYPES(OVERLAY_ATTENTION)
     k->attend_queries = 256;
 }
 

@@ -1,6 +1,6 @@
 /* Attention in NEON. */
 #include "neon.h"
-#include "neon_lanes.h"
+#include "neon_load.h"
 
 #include "lanes_attention.h"
 

@@ -1,4 +1,4 @@
-/* Four elements of a float type as float lanes, from any address; a tail is not read past. */
+/* Four elements as float lanes, from any address; a tail is not read past. */
 #ifndef CE_NEON_LOAD_H
 #define CE_NEON_LOAD_H
 
@@ -29,6 +29,14 @@ INLINE lanes load_f16(const void *row, int i) { return widen_f16(load_4_halves(r
 
 INLINE lanes load_tail_f16(const void *row, int i, int n) {
     return widen_f16(load_n_halves(row, i, n));
+}
+
+INLINE lanes splat_half(uint16_t h) { return widen_f16(vdup_n_u16(h)); }
+
+INLINE lanes load_int8(const int8_t *p) {
+    int8_t v[8] = {0};
+    memcpy(v, p, LANES);
+    return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vld1_s8(v)))));
 }
 
 INLINE lanes load_bf16(const void *row, int i) { return widen_bf16(load_4_halves(row, i)); }

@@ -37,7 +37,7 @@ static void sum_halves_of_token(int32_t *half_sum, const int8_t *q, int n_cols) 
     }
 }
 
-_Static_assert(PARTS <= PANELS, "the rows of a group are multiplied together");
+_Static_assert((int)PARTS <= (int)PANELS, "the rows of a group are multiplied together");
 
 /* A group's rows and, of those that are, a span's scales. */
 typedef struct {
