@@ -34,12 +34,15 @@ typedef struct {
     int index; /* 1 ... n_threads - 1 */
 } worker;
 
+/* The chunks [begin, end) that a thread is to run, in one word: end above begin. */
+typedef struct {
+    _Alignas(64) _Atomic uint64_t range;
+} share;
+
 struct ce_pool {
     _Alignas(64) _Atomic uint64_t state;
-    _Alignas(64) _Atomic int64_t next_chunk;
     /* The loop that is open; written only while it is closed and nobody is inside. */
-    _Alignas(64) int64_t n_chunks;
-    ce_chunk_fn *fn;
+    _Alignas(64) ce_chunk_fn *fn;
     void *ctx;
     const ce_cancel *cancel;
 
@@ -55,6 +58,7 @@ struct ce_pool {
     int n_started;
     pthread_t *threads; /* [n_threads - 1] */
     worker *workers;    /* [n_threads - 1] */
+    share *shares;      /* [n_threads] */
 };
 
 static void relax(void) {
@@ -72,16 +76,66 @@ bool ce_cancelled(const ce_cancel *cancel) {
     return false;
 }
 
+/* ---- Shares. Each thread goes through chunks that lie side by side, as memory likes to be read,
+ * and then takes half of what another one has left. ---- */
+
+static uint64_t range_of(uint32_t begin, uint32_t end) { return (uint64_t)end << 32 | begin; }
+static uint32_t begin_of(uint64_t range) { return (uint32_t)range; }
+static uint32_t end_of(uint64_t range) { return (uint32_t)(range >> 32); }
+
+static void share_out(ce_pool *pool, uint32_t n_chunks) {
+    const uint64_t n_threads = (uint64_t)pool->n_threads;
+    for (uint64_t i = 0; i < n_threads; i++)
+        atomic_store(&pool->shares[i].range, range_of((uint32_t)(n_chunks * i / n_threads),
+                                                      (uint32_t)(n_chunks * (i + 1) / n_threads)));
+}
+
+/* The first chunk of the thread's own share. */
+static bool take_own(share *own, uint32_t *chunk) {
+    uint64_t range = atomic_load(&own->range);
+    while (begin_of(range) < end_of(range)) {
+        *chunk = begin_of(range);
+        if (atomic_compare_exchange_weak(&own->range, &range,
+                                         range_of(begin_of(range) + 1, end_of(range))))
+            return true;
+    }
+    return false;
+}
+
+/* The latter half of another's share, its first chunk to be run and the rest the thread's own. */
+static bool take_half(share *own, share *from, uint32_t *chunk) {
+    uint64_t range = atomic_load(&from->range);
+    while (begin_of(range) < end_of(range)) {
+        const uint32_t middle = begin_of(range) + (end_of(range) - begin_of(range)) / 2;
+        if (atomic_compare_exchange_weak(&from->range, &range, range_of(begin_of(range), middle))) {
+            *chunk = middle;
+            atomic_store(&own->range, range_of(middle + 1, end_of(range)));
+            return true;
+        }
+    }
+    return false;
+}
+
+/* False if none is left, but for those that another thread is about to run. */
+static bool take_chunk(ce_pool *pool, int thread, uint32_t *chunk) {
+    share *own = &pool->shares[thread];
+    if (take_own(own, chunk))
+        return true;
+    for (int i = 1; i < pool->n_threads; i++)
+        if (take_half(own, &pool->shares[(thread + i) % pool->n_threads], chunk))
+            return true;
+    return false;
+}
+
 /* Until no chunk is left: true; or until a worker's turn ends. */
 static bool run_chunks(ce_pool *pool, int thread, int64_t turn_end) {
-    for (;;) {
-        int64_t i = atomic_fetch_add(&pool->next_chunk, 1);
-        if (i >= pool->n_chunks || ce_cancelled(pool->cancel))
-            return true;
-        pool->fn(pool->ctx, i, thread);
+    uint32_t chunk;
+    while (take_chunk(pool, thread, &chunk) && !ce_cancelled(pool->cancel)) {
+        pool->fn(pool->ctx, chunk, thread);
         if (turn_end != NEVER && ce_nanoseconds() > turn_end)
             return false;
     }
+    return true;
 }
 
 /* ---- Waiting: each side names its condition, spins on it, then sleeps on it ---- */
@@ -166,11 +220,10 @@ static void *worker_main(void *arg) {
 
 void ce_pool_run(ce_pool *pool, int64_t n_chunks, ce_chunk_fn *fn, void *ctx,
                  const ce_cancel *cancel) {
-    pool->n_chunks = n_chunks;
     pool->fn = fn;
     pool->ctx = ctx;
     pool->cancel = cancel;
-    atomic_store(&pool->next_chunk, 0);
+    share_out(pool, (uint32_t)n_chunks);
     if (n_chunks <= 1 || pool->n_threads == 1) {
         run_chunks(pool, 0, NEVER);
         return;
@@ -183,6 +236,8 @@ void ce_pool_run(ce_pool *pool, int64_t n_chunks, ce_chunk_fn *fn, void *ctx,
     run_chunks(pool, 0, NEVER);
     atomic_fetch_and(&pool->state, ~OPEN);
     wait_until(pool, nobody_inside, NULL, &pool->done, &pool->caller_sleeping);
+    /* What a worker took just before the loop was closed, and left when its turn ended. */
+    run_chunks(pool, 0, NEVER);
 }
 
 /* ---- Life ---- */
@@ -202,7 +257,8 @@ ce_status ce_pool_create(int n_threads, ce_pool **out, ce_error *err) {
     uint64_t n_workers = (uint64_t)n_threads - 1;
     pool->threads = ce_alloc(n_workers * sizeof *pool->threads);
     pool->workers = ce_alloc(n_workers * sizeof *pool->workers);
-    if (pool->threads == NULL || pool->workers == NULL) {
+    pool->shares = ce_alloc_zeroed((uint64_t)n_threads * sizeof *pool->shares);
+    if (pool->threads == NULL || pool->workers == NULL || pool->shares == NULL) {
         ce_pool_free(pool);
         return ce_fail(err, CE_ERR_MEMORY, "out of memory for %d threads", n_threads);
     }
@@ -238,6 +294,7 @@ void ce_pool_free(ce_pool *pool) {
     }
     ce_free(pool->threads);
     ce_free(pool->workers);
+    ce_free(pool->shares);
     ce_free(pool);
 }
 

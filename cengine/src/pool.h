@@ -1,5 +1,5 @@
-/* The engine's threads: a parallel loop over chunks that are handed out one by one, so that a
- * slow or busy core takes fewer of them. */
+/* The engine's threads: a parallel loop over chunks, of which each thread has a share to begin with
+ * and takes from another's when it is done, so that a slow or busy core runs fewer of them. */
 #ifndef CE_POOL_H
 #define CE_POOL_H
 
@@ -32,8 +32,9 @@ int ce_pool_threads(const ce_pool *pool);
 ce_status ce_pool_lock(ce_pool *pool, ce_error *err);
 void ce_pool_unlock(ce_pool *pool);
 
-/* fn(ctx, i, thread) for every i < n_chunks, in no order; returns when all are done, or, once
- * `cancel` (may be NULL) is raised, when the chunks under way are. The lock must be held. */
+/* fn(ctx, i, thread) for every i < n_chunks (less than 2^32), in no order; returns when all are
+ * done, or, once `cancel` (may be NULL) is raised, when the chunks under way are. The lock must be
+ * held. */
 void ce_pool_run(ce_pool *pool, int64_t n_chunks, ce_chunk_fn *fn, void *ctx,
                  const ce_cancel *cancel);
 

@@ -104,12 +104,30 @@ static void check_callers(int n_threads) {
     ce_pool_free(pool);
 }
 
+/* A worker's first turn ends with its first chunk: what it has left is to be run nonetheless, also
+ * if it had taken it from another thread when the caller saw none. */
+static void check_first_turns(int n_threads) {
+    for (int round = 0; round < 500; round++) {
+        ce_pool *pool = create(n_threads);
+        const int n_chunks = 2 + round % (4 * n_threads);
+        for (int loop = 0; loop < 4; loop++) {
+            counts c = {.n_threads = n_threads};
+            ce_pool_lock(pool, NULL);
+            ce_pool_run(pool, n_chunks, count_chunk, &c, NULL);
+            ce_pool_unlock(pool);
+            expect(c.n_run == n_chunks, "a chunk is not left behind when a turn ends");
+        }
+        ce_pool_free(pool);
+    }
+}
+
 int main(void) {
     static const int n_threads[] = {1, 2, 3, 8};
     for (size_t i = 0; i < sizeof n_threads / sizeof n_threads[0]; i++) {
         check_every_chunk_once(n_threads[i]);
         check_cancel(n_threads[i]);
         check_callers(n_threads[i]);
+        check_first_turns(n_threads[i]);
     }
     printf("pool: %s\n", n_failures == 0 ? "ok" : "FAILED");
     return n_failures != 0;
