@@ -42,10 +42,6 @@ INLINE lanes columns_q8_0(const void *row, int i, int n) {
     return multiply(splat_half(block->d), load_int8(block->qs + i % CE_QK));
 }
 
-INLINE const char *row_at(const ce_queries *a, const void *cache, int p) {
-    return (const char *)cache + (size_t)p * a->kv_row_bytes;
-}
-
 /* Keys and values are one stream each, but a core that computes has few loads under way. */
 INLINE void prefetch_rows(const ce_queries *a, int p) {
     enum { ROWS_AHEAD = 32, CACHE_LINE = 64 };

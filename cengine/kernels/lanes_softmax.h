@@ -118,9 +118,13 @@ INLINE float *take_floats(char **scratch, int rows, int columns) {
     return take_bytes(scratch, (size_t)rows * (size_t)columns * sizeof(float));
 }
 
-/* Position p's key or value as floats. */
+/* Position p's key or value as the cache has it, and as floats. */
+INLINE const char *row_at(const ce_queries *a, const void *cache, int p) {
+    return (const char *)cache + (size_t)p * a->kv_row_bytes;
+}
+
 INLINE void widen(float *to, const ce_queries *a, const void *cache, int p) {
-    a->kv_type(to, (const char *)cache + (size_t)p * a->kv_row_bytes, a->head_dim);
+    a->kv_type(to, row_at(a, cache, p), a->head_dim);
 }
 
 INLINE bool all_finite(const float *x, int n) {

@@ -39,7 +39,7 @@ static void sum_halves_of_token(int32_t *half_sum, const int8_t *q, int n_cols) 
 
 _Static_assert((int)PARTS <= (int)PANELS, "the rows of a group are multiplied together");
 
-/* A group's rows and, of those that are, a span's scales. */
+/* ROWS rows of a group: their sums so far, and the span that is being multiplied. */
 typedef struct {
     floats acc;
     repacked_span span;

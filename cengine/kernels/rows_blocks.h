@@ -90,7 +90,6 @@ INLINE bytes bits(bytes v, int at, uint8_t mask) {
     return (bytes)((words16)v >> (uint16_t)at) & mask;
 }
 
-/* Each byte times 2^n; none may overflow. */
 /* The bits from `from` on that the mask has, as those from `to` on. */
 INLINE bytes moved_bits(bytes v, int from, int to, uint8_t mask) {
     const words16 moved =

@@ -214,7 +214,8 @@ INLINE void unpack_panel(panel *p, const block_format *f, const uint8_t *const r
 }
 
 /* half[h][p][t] = the integers that accumulate() wants, of a block of n_panels panels and n_tokens
- * tokens: their 32 columns are at q + 32 * t, and sum[h][t] are the sums of what a half has. */
+ * tokens, whose 32 columns are at q + 32 * t. sum[h][t]: the sum of half h of a token's columns,
+ * or, without has_mult, sum[0][t] that of all of them. */
 INLINE void multiply_columns(ints half[2][PANELS][TILE], const block_format *f,
                              const bytes *const w[PANELS], int n_panels, const int8_t *q,
                              const int32_t *const sum[2], int n_tokens) {
