@@ -77,17 +77,34 @@ class Binding:
         tokens = (self.lib.llama_token * len(ids))(*ids)
         return self._run(self._batch_of_one_sequence(tokens, position))
 
+    def logits(self, ids: list[int]) -> bytes:
+        """The float32 logits after each of the ids, which are one batch in an empty context."""
+        self._truncate(0, 0)
+        batch = self.lib.llama_batch_init(len(ids), 0, 1)
+        for i, token in enumerate(ids):
+            self._put(batch, i, token, position=i, sequence=0)
+        batch.n_tokens = len(ids)
+        found = self._run(batch)
+        n_vocab = self.lib.llama_vocab_n_tokens(self.lib.llama_model_get_vocab(self.model))
+        values = ctypes.string_at(found, len(ids) * n_vocab * ctypes.sizeof(ctypes.c_float))
+        self.lib.llama_batch_free(batch)
+        return values
+
     def _decode_each(self, ids: list[int], position: int) -> None:
         """Evaluates one id of each sequence, and waits for the logits after all of them."""
-        batch = self.batch
-        batch.n_tokens = len(ids)
         for i, token in enumerate(ids):
-            batch.token[i] = token
-            batch.pos[i] = position
-            batch.n_seq_id[i] = 1
-            batch.seq_id[i][0] = i
-            batch.logits[i] = True
-        self._run(batch)
+            self._put(self.batch, i, token, position, sequence=i)
+        self.batch.n_tokens = len(ids)
+        self._run(self.batch)
+
+    @staticmethod
+    def _put(batch: Any, i: int, token: int, position: int, sequence: int) -> None:
+        """Makes a token the batch's i-th."""
+        batch.token[i] = token
+        batch.pos[i] = position
+        batch.n_seq_id[i] = 1
+        batch.seq_id[i][0] = sequence
+        batch.logits[i] = True
 
     def _run(self, batch: Any) -> Any:
         code = self.lib.llama_decode(self.context, batch)
@@ -135,7 +152,7 @@ GGML_TYPE_Q8_0 = 8  # of ggml.h
 
 
 class LlamaCpp(Binding):
-    """llama.cpp. It adds kv_unified: sequences share one KV cache."""
+    """llama.cpp. It adds kv_unified (sequences share one KV cache); flash_attn -1 is its choice."""
 
     package = "llama_cpp"
 
@@ -150,7 +167,7 @@ class LlamaCpp(Binding):
 
     def _set_context(self, params: Any, settings: Settings) -> None:
         params.kv_unified = settings["kv_unified"]
-        params.flash_attn_type = settings["flash_attn"]  # llama_flash_attn_type: 0 off, 1 on
+        params.flash_attn_type = settings["flash_attn"]  # llama_flash_attn_type
 
     def _truncate(self, sequence: int, n: int) -> None:
         memory = self.lib.llama_get_memory(self.context)

@@ -6,12 +6,15 @@ import argparse
 import json
 import subprocess
 import time
+from base64 import b64decode
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from pymixtral import LLM, Phase
-from pymixtral.engine import EvalItem
+from pymixtral.engine import EvalItem, Logits
 from pymixtral.roofline import decode_cost
 
 # The first prompt is not raced: page faults and repacking fall into it. It touches every expert.
@@ -117,11 +120,20 @@ class Peer:
         self.seconds_to_ready = time.perf_counter() - start
 
     def measure(self, test: str, ids: list[int]) -> float:
+        self._ask(test, ids)
+        return float(self._answer()["seconds"])
+
+    def logits(self, ids: list[int]) -> Logits:
+        """After each of the ids, which are one batch in an empty context: (n, n_vocab)."""
+        self._ask("logits", ids)
+        values = np.frombuffer(b64decode(self._answer()["logits"]), np.float32)
+        return values.reshape(len(ids), -1)
+
+    def _ask(self, test: str, ids: list[int]) -> None:
         try:
             print(json.dumps({"test": test, "ids": ids}), file=self._process.stdin, flush=True)
         except BrokenPipeError:
             raise PeerError(f"{self._python} ended ({self._process.wait()})") from None
-        return float(self._answer()["seconds"])
 
     def _answer(self) -> dict[str, Any]:
         line = self._process.stdout.readline()

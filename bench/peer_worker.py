@@ -1,16 +1,18 @@
-"""Times another engine, in a process of its own; contenders.py starts it.
+"""Runs another engine, in a process of its own; contenders.py starts it.
 
     python bench/peer_worker.py llama_cpp MODEL '{"n_threads": 2, "n_ctx": 1024, ...}'
 
 Speaks JSON, a line a message. After loading it says {"version": ...}; then it answers each
-{"test": "fill" | "prefill" | "decode" | "batch", "ids": [...]} on stdin with {"seconds": ...}. A
-failure is said as {"error": ...}. bindings.py knows the engines and their settings.
+{"test": "fill" | "prefill" | "decode" | "batch", "ids": [...]} on stdin with {"seconds": ...}, and
+{"test": "logits", "ids": [...]} with {"logits": float32 in base 64}. A failure is said as {"error":
+...}. bindings.py knows the engines and their settings.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from base64 import b64encode
 from typing import Any
 
 from bindings import BINDINGS
@@ -27,7 +29,10 @@ def main() -> None:
         say({"version": peer.version})
         for line in sys.stdin:
             request = json.loads(line)
-            say({"seconds": peer.measure(request["test"], request["ids"])})
+            if request["test"] == "logits":
+                say({"logits": b64encode(peer.logits(request["ids"])).decode()})
+            else:
+                say({"seconds": peer.measure(request["test"], request["ids"])})
     except (ImportError, RuntimeError) as error:
         say({"error": str(error)})
 

@@ -69,7 +69,7 @@ def divergence(
         for n_done, chunk in enumerate(chunks, start=1):
             both = (scored_logits(session, chunk, Phase.PROMPT) for session in sessions)
             for (logits_a, targets), (logits_b, _) in zip(*both, strict=True):
-                log_p, log_q = _log_softmax(logits_a), _log_softmax(logits_b)
+                log_p, log_q = log_softmax(logits_a), log_softmax(logits_b)
                 rows = np.arange(len(targets))
                 losses[0].append(-log_p[rows, targets])
                 losses[1].append(-log_q[rows, targets])
@@ -91,8 +91,12 @@ def divergence(
     )
 
 
-def _log_softmax(logits: Logits) -> Floats:
-    """Of each row of (n, n_vocab)."""
+def log_softmax(logits: Logits) -> Floats:
+    """Of each row of (n, n_vocab).
+
+    Raises:
+        EngineError: there are logits that are no numbers.
+    """
     exact = logits.astype(np.float64)
     exact -= exact.max(axis=1, keepdims=True)
     exact -= np.log(np.exp(exact).sum(axis=1, keepdims=True))

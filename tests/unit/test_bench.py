@@ -9,7 +9,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from pymixtral import LLM
+from pymixtral import LLM, Phase
 from pymixtral.formats.gguf import open_gguf
 from pymixtral.formats.hparams import HParams, read_hparams
 from pymixtral.roofline import decode_cost
@@ -131,3 +131,29 @@ def test_ratios_are_taken_within_rounds(monkeypatch: pytest.MonkeyPatch) -> None
     ours, theirs = race.results()
     assert (ours.tokens_per_second, ours.ours_over_this, ours.bandwidth_fraction) == (20, 1, 0.25)
     assert (theirs.tokens_per_second, theirs.ours_over_this, theirs.spread) == (10, 2, 3.5)
+
+
+def test_accuracy_compares_with_the_exact_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCH)
+    accuracy = import_module("accuracy")
+    chunk = np.array([1, 1, 0, 0], np.int32)  # its last token alone is scored
+    even, uneven = (np.log(np.array([p], np.float32)) for p in ([0.5, 0.5], [0.25, 0.75]))
+    found = accuracy.compared([even, even], [even, uneven], [chunk, chunk])
+    divergence = np.log(2) - np.log(3) / 2  # 0.5 ln(0.5 / 0.25) + 0.5 ln(0.5 / 0.75)
+    assert found.perplexity == pytest.approx(8**0.5)
+    assert found.kl_mean == pytest.approx(divergence / 2)
+    assert found.kl_median == pytest.approx(divergence / 2)
+    assert accuracy.compared([even] * 2, [even] * 2, [chunk] * 2).kl_mean == 0
+
+
+def test_accuracy_measures_a_file_against_its_own_weights(
+    monkeypatch: pytest.MonkeyPatch, q4_k_m: Path
+) -> None:
+    monkeypatch.syspath_prepend(BENCH)
+    accuracy = import_module("accuracy")
+    chunks = [np.arange(start, start + 16, dtype=np.int32) for start in (0, 100)]
+    exact = accuracy.exact_logits(q4_k_m, chunks)
+    assert [logits.shape for logits in exact] == [(7, HPARAMS.n_vocab)] * 2
+    for phase in Phase:
+        found = accuracy.our_logits(q4_k_m, chunks, "generic", phase)
+        assert 0 < accuracy.compared(exact, found, chunks).kl_mean < 0.01
