@@ -116,9 +116,12 @@ def measured(
     return found
 
 
-def table(rows: dict[str, dict[str, Measured]], cell: Callable[[Measured, Measured], str]) -> str:
+Cell = Callable[[Measured, Measured], str]
+
+
+def table(rows: dict[str, dict[str, Measured]], cell: Cell, with_exact: bool = False) -> str:
     """A row for each file; `cell` gets what an engine and what the exact one gave."""
-    engines = list(next(iter(rows.values())))
+    engines = [name for name in next(iter(rows.values())) if with_exact or name != EXACT]
     lines = ["| file |" + "".join(f" {engine} |" for engine in engines)]
     lines.append("|---|" + "---|" * len(engines))
     for name, row in rows.items():
@@ -146,7 +149,7 @@ def main() -> None:
         except PeerError as error:
             sys.exit(str(error))
     print("Perplexity:\n")
-    print(table(rows, lambda found, _: f"{found.perplexity:.4f}"))
+    print(table(rows, lambda found, _: f"{found.perplexity:.4f}", with_exact=True))
     print("\nPerplexity, less the exact one, in thousandths:\n")
     print(table(rows, lambda found, exact: f"{1e3 * (found.perplexity - exact.perplexity):+.1f}"))
     print("\nDivergence from the exact distribution, in thousandths of a nat:\n")
