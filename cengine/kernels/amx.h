@@ -5,7 +5,8 @@
 #include "kernels.h"
 
 void ce_amx_attention(ce_kernels *k);
-void ce_amx_matmul(ce_kernels *k);
+void ce_amx_matmul_bf16(ce_kernels *k);
+void ce_amx_matmul_int8(ce_kernels *k);
 void ce_amx_limits(ce_kernels *k);
 
 #endif

@@ -1,4 +1,4 @@
-/* The limit of AMX: tdpbf16ps, with as many sums as hide its latency. */
+/* The limit of AMX: tdpbssd, with as many sums as hide its latency. */
 #include "amx.h"
 #include "amx_tiles.h"
 
@@ -15,14 +15,15 @@ static void multiply(int64_t n_rounds) {
     TILE_ZERO(6);
     TILE_ZERO(7);
     for (int64_t n = 0; n < n_rounds; n++) {
-        TILE_MULTIPLY_BF16(0, 4, 6);
-        TILE_MULTIPLY_BF16(1, 5, 6);
-        TILE_MULTIPLY_BF16(2, 4, 7);
-        TILE_MULTIPLY_BF16(3, 5, 7);
+        TILE_MULTIPLY_INT8(0, 4, 6);
+        TILE_MULTIPLY_INT8(1, 5, 6);
+        TILE_MULTIPLY_INT8(2, 4, 7);
+        TILE_MULTIPLY_INT8(3, 5, 7);
     }
     tiles_release();
 }
 
 void ce_amx_limits(ce_kernels *k) {
-    k->peak = (ce_peak){"tdpbf16ps", (int64_t)N_SUMS * TILE_SIDE * TILE_SIDE * TILE_COLS, multiply};
+    k->peak =
+        (ce_peak){"tdpbssd", (int64_t)N_SUMS * TILE_SIDE * TILE_SIDE * TILE_ROW_BYTES, multiply};
 }

@@ -10,7 +10,7 @@
 
 #include "inline.h"
 
-/* All eight tiles are 16 rows of 64 bytes: 32 bf16 or 16 floats. */
+/* All eight tiles are 16 rows of 64 bytes: 64 int8, 32 bf16 (TILE_COLS), 16 int32 or floats. */
 enum { TILE_SIDE = 16, TILE_COLS = 32, TILE_BYTES = 1024, TILE_ROW_BYTES = 64 };
 
 /* The operand of ldtilecfg (Intel SDM volume 1, 18.3). */
@@ -51,10 +51,13 @@ static inline void tiles_release(void) { __asm__ volatile("tilerelease" : : : "m
 /* c += a * b; row p of b holds rows 2 p and 2 p + 1 of the matrix, side by side in pairs. */
 #define TILE_MULTIPLY_BF16(c, a, b)                                                                \
     __asm__ volatile("tdpbf16ps %%tmm" #b ", %%tmm" #a ", %%tmm" #c : :)
+/* The same of int8, in int32; row p of b holds rows 4 p to 4 p + 3, side by side in fours. */
+#define TILE_MULTIPLY_INT8(c, a, b)                                                                \
+    __asm__ volatile("tdpbssd %%tmm" #b ", %%tmm" #a ", %%tmm" #c : :)
 
 /* ---- What goes into them ---- */
 
-/* Floats, or pairs of bf16: 16 rows of 64 bytes. */
+/* 16 rows of 64 bytes. */
 typedef __m512i tile_rows[TILE_SIDE];
 
 /* v[i] lane j becomes v[j] lane i. */

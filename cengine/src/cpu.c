@@ -29,9 +29,11 @@ enum {
     LEAF7_EBX_AVX512F = 1 << 16,
     LEAF7_EBX_AVX512DQ = 1 << 17,
     LEAF7_EBX_AVX512BW = 1 << 30,
+    LEAF7_ECX_AVX512VBMI = 1 << 1,
     LEAF7_ECX_AVX512VNNI = 1 << 11,
     LEAF7_EDX_AMX_BF16 = 1 << 22,
     LEAF7_EDX_AMX_TILE = 1 << 24,
+    LEAF7_EDX_AMX_INT8 = 1 << 25,
     LEAF7_1_EAX_AVX_VNNI = 1 << 4,
     LEAF7_1_EAX_AVX512_BF16 = 1 << 5
 };
@@ -107,7 +109,8 @@ static bool request_tiles(void) {
 bool ce_cpu_has_amx(void) {
     const x86_features f = read_features();
     return ce_cpu_has_avx512vnni() &&
-           has_all(f.leaf7_edx, LEAF7_EDX_AMX_TILE | LEAF7_EDX_AMX_BF16) &&
+           has_all(f.leaf7_ecx, LEAF7_ECX_AVX512VBMI) &&
+           has_all(f.leaf7_edx, LEAF7_EDX_AMX_TILE | LEAF7_EDX_AMX_INT8 | LEAF7_EDX_AMX_BF16) &&
            has_all(f.leaf7_1_eax, LEAF7_1_EAX_AVX512_BF16) && has_all(f.xcr0, XCR0_TILES) &&
            request_tiles();
 }

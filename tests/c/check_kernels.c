@@ -4,6 +4,7 @@
 #include "check.h"
 #include "generic_blocks.h"
 #include "generic_blocks_iq.h"
+#include "int8_spans.h"
 #include "repack.h"
 
 enum {
@@ -165,9 +166,13 @@ static bool packs(const ce_matmul_kernel *kernel, int n_tokens) {
     return kernel->packing != NULL && n_tokens >= kernel->packing->min_tokens;
 }
 
-/* Whether it rounds what it multiplies to bf16. */
+/* Whether it rounds what it multiplies in its own way: to bf16, or the K types to int8. */
 static bool rounds(const ce_matmul_kernel *kernel) {
     return kernel->packing != NULL && kernel->packing->from_f32;
+}
+
+static bool rounds_to_int8(const ce_matmul_kernel *kernel, const weight_type *type) {
+    return rounds(kernel) && type->block_cols == CE_QK_K;
 }
 
 /* Packs n_tokens tokens from t0 on. */
@@ -263,6 +268,72 @@ static void check_accuracy(const ce_matmul_kernel *kernel, const weight_type *ty
     }
 }
 
+/* ---- The definition in int8, see int8_spans.h ---- */
+
+enum { MAX_SPANS = MAX_COLS / SPAN_COLS };
+
+static double magnitude_of_floats(const float *x) {
+    double sum = 0;
+    for (int i = 0; i < SPAN_COLS; i++) {
+        sum += fabs(x[i]);
+    }
+    return sum;
+}
+
+static double magnitude_of_weights(unpack_fn *unpack, const void *row, int b0) {
+    double sum = 0;
+    for (int b = b0; b < b0 + SPAN_BLOCKS; b++) {
+        columns32 w;
+        unpack(&w, row, b);
+        for (int i = 0; i < CE_QK; i++) {
+            sum += fabs((double)w.scale * w.mult[i / 16] * w.q[i] -
+                        (double)w.min * w.min_mult[i / 16]);
+        }
+    }
+    return sum;
+}
+
+/* Results are the definition's to the last bit, and that is as near the truth as int8 can be. */
+static void check_int8(const weight_type *type, const uint8_t *w, const float *y, int n_rows,
+                       int n_tokens, int n_cols) {
+    static row_span rows[MAX_ROWS][MAX_SPANS];
+    static token_span tokens[MAX_TOKENS][MAX_SPANS];
+    static double row_sums[MAX_ROWS][MAX_SPANS], token_sums[MAX_TOKENS][MAX_SPANS];
+    const size_t row_bytes = (size_t)ce_row_bytes(type->type, n_cols);
+    const int n_spans = n_cols / SPAN_COLS;
+    const quant_range range = range_of(type->type);
+    for (int s = 0; s < n_spans; s++) {
+        for (int r = 0; r < n_rows; r++) {
+            const void *row = w + r * row_bytes;
+            requantize_row_span(&rows[r][s], type->unpack, range, row, s * SPAN_BLOCKS);
+            row_sums[r][s] = magnitude_of_weights(type->unpack, row, s * SPAN_BLOCKS);
+        }
+        for (int t = 0; t < n_tokens; t++) {
+            const float *x = x_f32 + (size_t)t * n_cols + s * SPAN_COLS;
+            quantize_token_span(&tokens[t][s], x);
+            token_sums[t][s] = magnitude_of_floats(x);
+        }
+    }
+    for (int t = 0; t < n_tokens; t++) {
+        for (int r = 0; r < n_rows; r++) {
+            float want = 0;
+            double error = 0x1p-126;
+            for (int s = 0; s < n_spans; s++) {
+                const double dw = weight_error(&rows[r][s], range), dx = token_error(&tokens[t][s]);
+                want = add_span_product(want, &rows[r][s], &tokens[t][s]);
+                error += row_sums[r][s] * dx + token_sums[t][s] * dw + SPAN_COLS * dw * dx;
+            }
+            const float got = y[(size_t)t * n_rows + r];
+            CHECK(got == want, "row %d token %d of %d columns: %.9g, not %.9g", r, t, n_cols, got,
+                  want);
+            const reference truth = reference_blocks(type->unpack, w + r * row_bytes, t, n_cols);
+            CHECK(fabs(want - truth.dot) <= error + 0x1p-20 * truth.magnitude,
+                  "row %d token %d of %d columns: %.9g, far from %.9g", r, t, n_cols, want,
+                  truth.dot);
+        }
+    }
+}
+
 /* ---- One cut of the work, between guard pages ---- */
 
 static guarded guard_w, guard_x, guard_scale, guard_sum, guard_y;
@@ -324,7 +395,11 @@ static void check_shape(const ce_matmul_kernel *kernel, const weight_type *type,
     const ce_acts x = activations(kernel, type, MAX_TOKENS, n_cols);
     kernel->run(whole_product, MAX_ROWS, weights, row_bytes, MAX_ROWS, &x, MAX_TOKENS, n_cols,
                 work);
-    check_accuracy(kernel, type, weights, whole_product, MAX_ROWS, MAX_TOKENS, n_cols, r);
+    if (rounds_to_int8(kernel, type)) {
+        check_int8(type, weights, whole_product, MAX_ROWS, MAX_TOKENS, n_cols);
+    } else {
+        check_accuracy(kernel, type, weights, whole_product, MAX_ROWS, MAX_TOKENS, n_cols, r);
+    }
     for (int n_rows = 1; n_rows <= MAX_ROWS; n_rows++) {
         for (int n_tokens = 1; n_tokens <= TAIL_TOKENS; n_tokens++) {
             if (random_int(0, 99) < share_of(all_tails ? 100 : 5)) {
@@ -374,11 +449,11 @@ static void check_misaligned(const ce_matmul_kernel *kernel, const weight_type *
     CHECK(memcmp(y, whole_product, sizeof y) == 0, "%d columns at odd addresses", n_cols);
 }
 
-/* A NaN in one token's activations shows in that token's results, and in no other's. */
+/* A NaN or infinity in one token's activations shows in that token's results, and in no other's. */
 static void check_nan(const ce_matmul_kernel *kernel, const weight_type *type, int n_cols) {
     static float y[TAIL_TOKENS * MAX_ROWS];
     const int bad = random_int(0, TAIL_TOKENS - 1);
-    x_f32[(size_t)bad * n_cols + random_int(0, n_cols - 1)] = NAN;
+    x_f32[(size_t)bad * n_cols + random_int(0, n_cols - 1)] = random_int(0, 1) ? NAN : -INFINITY;
     x_scale[(size_t)bad * (n_cols / CE_QK) + random_int(0, n_cols / CE_QK - 1)] = NAN;
     const ce_acts x = activations(kernel, type, TAIL_TOKENS, n_cols);
     kernel->run(y, MAX_ROWS, weights, (size_t)ce_row_bytes(type->type, n_cols), MAX_ROWS, &x,
@@ -386,7 +461,8 @@ static void check_nan(const ce_matmul_kernel *kernel, const weight_type *type, i
     for (int t = 0; t < TAIL_TOKENS; t++) {
         for (int r = 0; r < MAX_ROWS; r++) {
             const float got = y[t * MAX_ROWS + r], want = whole_product[t * MAX_ROWS + r];
-            CHECK(t == bad ? isnan(got) : got == want, "token %d, with a NaN in token %d", t, bad);
+            CHECK(t == bad ? !isfinite(got) : got == want,
+                  "token %d: %g, with no number in token %d", t, got, bad);
         }
     }
 }
