@@ -156,6 +156,18 @@ ce_status ce_quantize(int32_t type, const float *src, int64_t n_rows, int64_t n_
  * writes `line` to stderr and ends the process with code 1. */
 void ce_explain_bus_errors(const char *line);
 
+/* ---- The repacked layout: sixteen rows of a matrix side by side, in as many bytes ---- */
+
+/* Its number, which another layout would not have: files that keep it note the number. */
+int32_t ce_repack_version(void);
+/* 1 if the tensor's matrices can lie so, by their role, type and extents (the rest is not looked
+ * at); 0 if they have no such layout, or are read row by row. */
+int32_t ce_is_repackable(const ce_tensor *tensor);
+/* Writes n_rows rows of n_cols at `src` in the repacked layout to as many bytes at `dst`, in the
+ * calling thread. Matrices may be cut anywhere between two groups of sixteen rows. */
+ce_status ce_repack_rows(int32_t type, const void *src, int64_t n_rows, int64_t n_cols, void *dst,
+                         ce_error *err);
+
 /* ---- An engine ---- */
 
 ce_status ce_engine_create(const ce_hparams *hparams, const ce_tensor *tensors, size_t n_tensors,
@@ -173,6 +185,12 @@ uint64_t ce_engine_scratch_bytes(const ce_hparams *hparams, const ce_options *op
  * the tier has no such layout, or because it is read row by row. */
 ce_status ce_engine_repack(ce_engine *engine, const ce_tensor *tensor, uint64_t *n_bytes,
                            ce_error *err);
+/* The same without a copy: at `repacked`, a multiple of 64, lie the tensor's matrices one after
+ * another as ce_repack_rows makes them, size bytes in all. They stay the caller's, and must outlive
+ * the engine. *n_bytes: what will be read there, 0 as above. CE_ERR_ARGUMENT if the address, the
+ * size or the type does not fit the tensor. */
+ce_status ce_engine_use_repacked(ce_engine *engine, const ce_tensor *tensor, const void *repacked,
+                                 uint64_t size, uint64_t *n_bytes, ce_error *err);
 /* The matmul kernel of a weight type in a phase, such as "q4_K/avx2/prompt"; NULL if none. */
 const char *ce_engine_kernel_name(const ce_engine *engine, int32_t type, int32_t phase);
 /* How many matmuls that kernel has run since the engine was created. */

@@ -10,10 +10,19 @@
 #ifndef CE_REPACK_H
 #define CE_REPACK_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
-enum { CE_REPACK_ROWS = 16, CE_REPACK_COLS = 256, CE_MAX_REPACK_FIELDS = 4 };
+/* Files keep weights in this layout: whatever changes a byte of it changes its number. */
+enum { CE_REPACK_VERSION = 1 };
+
+enum {
+    CE_REPACK_ROWS = 16,
+    CE_REPACK_COLS = 256,
+    CE_MAX_REPACK_FIELDS = 4,
+    CE_REPACK_ALIGNMENT = 64 /* of where it begins in memory: a cache line */
+};
 
 /* n half floats or words, from byte `at` of a block on. */
 typedef struct {
@@ -36,6 +45,9 @@ static inline int ce_repack_paired_spans(int n_halves) {
 
 /* NULL for the types that have none. */
 const ce_repack_layout *ce_repack_layout_of(int type);
+
+/* Whether matrices of this type and size can lie so. */
+bool ce_can_repack(int type, int64_t n_rows, int64_t n_cols);
 
 /* Sixteen rows of n_cols, a multiple of CE_REPACK_COLS, row_bytes apart, to 16 * row_bytes bytes at
  * dst. */

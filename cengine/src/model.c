@@ -285,7 +285,7 @@ ce_status ce_model_bind(ce_model *model, const ce_hparams *hp, const ce_tensor *
 
 void ce_model_unbind(ce_model *model) {
     for (const ce_matrix *m = model->mats; m < model->unused_mats; m++)
-        ce_free(m->repacked);
+        ce_free(m->own_copy);
     ce_free(model->layers);
     ce_free(model->mats);
     model->layers = NULL;

@@ -37,6 +37,11 @@ const ce_repack_layout *ce_repack_layout_of(int type) {
     return type >= 0 && type < n && layouts[type].block_cols != 0 ? &layouts[type] : NULL;
 }
 
+bool ce_can_repack(int type, int64_t n_rows, int64_t n_cols) {
+    return ce_repack_layout_of(type) != NULL && n_rows > 0 && n_rows % CE_REPACK_ROWS == 0 &&
+           n_cols > 0 && n_cols % CE_REPACK_COLS == 0;
+}
+
 typedef uint32_t words4 __attribute__((vector_size(16)));
 
 /* Words 0 ... 3 of four rows, `stride` apart: the j-th of all four to dst + 64 j. */

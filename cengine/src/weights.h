@@ -12,8 +12,9 @@ typedef struct {
     int n_rows;
     int n_cols;
     uint64_t row_bytes;
-    const uint8_t *data; /* [n_rows][row_bytes] */
-    uint8_t *repacked;   /* the engine's own copy, as repack.h says, to be used instead; or NULL */
+    const uint8_t *data;     /* [n_rows][row_bytes] */
+    const uint8_t *repacked; /* as repack.h says, to be used instead; or NULL */
+    uint8_t *own_copy;       /* that, where the engine has made it; or NULL */
 } ce_matrix;
 
 /* What a role has in a layer: one matrix, or one for each expert. They need not follow one another

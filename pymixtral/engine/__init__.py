@@ -6,12 +6,14 @@ from pymixtral.engine.description import (
     EngineOptions,
     EngineTensor,
     HParamsLike,
+    is_repackable,
     kv_bytes,
+    repack_version,
     scratch_bytes,
 )
 from pymixtral.engine.engine import Engine, EvalItem, Logits, Phase, Session
 from pymixtral.engine.machine import default_threads, explain_bus_errors, tiers
-from pymixtral.engine.rows import dequantize_rows, quantize_rows
+from pymixtral.engine.rows import dequantize_rows, quantize_rows, repack_rows
 from pymixtral.engine.tap import TapEvent
 
 __all__ = [
@@ -29,8 +31,11 @@ __all__ = [
     "default_threads",
     "dequantize_rows",
     "explain_bus_errors",
+    "is_repackable",
     "kv_bytes",
     "quantize_rows",
+    "repack_rows",
+    "repack_version",
     "scratch_bytes",
     "tiers",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -148,6 +149,17 @@ def c_kv_type(name: str) -> int:
     if name not in KV_TYPES:
         raise ParameterError(f"kv_type must be one of {', '.join(KV_TYPES)}, not {name!r}")
     return int(KV_TYPES[name])
+
+
+def repack_version() -> int:
+    """The number of the layout that `repack_rows` writes."""
+    return int(lib.ce_repack_version())
+
+
+def is_repackable(role: int, type: int, ne: Sequence[int]) -> bool:
+    """Whether a tensor's matrices can be repacked; see `EngineTensor` for the arguments."""
+    c_one = ffi.new("ce_tensor *", {"role": role, "type": type, "n_dims": len(ne), "ne": list(ne)})
+    return bool(lib.ce_is_repackable(c_one))
 
 
 def c_tensor(tensor: EngineTensor, buffer: Any) -> dict[str, Any]:

@@ -124,6 +124,31 @@ class Engine(Handle):
             check(lib.ce_engine_repack(engine, c_one, copied, error), error)
             return int(copied[0])
 
+    def use_repacked(self, tensor: EngineTensor, repacked: memoryview) -> int:
+        """Read a tensor from `repacked`, which holds it as `repack_rows` makes it.
+
+        Its own data are not read any more.
+
+        Args:
+            repacked: at a multiple of 64, with the tensor's size; kept alive by the engine.
+
+        Returns:
+            Bytes that will be read there; 0 if the tensor has no such layout, or the tier no
+            kernels for it, so that it stays as it is.
+
+        Raises:
+            ParameterError: the size or the address is wrong.
+        """
+        buffer = ffi.from_buffer(repacked)
+        with self._use() as engine, ffi.from_buffer(tensor.data) as data:
+            used, error = ffi.new("uint64_t *"), ffi.new("ce_error *")
+            c_one = ffi.new("ce_tensor *", c_tensor(tensor, data))
+            code = lib.ce_engine_use_repacked(engine, c_one, buffer, len(buffer), used, error)
+            check(code, error)
+            if used[0]:
+                self._buffers.append(buffer)
+            return int(used[0])
+
     def kernel(self, type: int, phase: Phase) -> tuple[str, int] | None:
         """Name of a weight type's matmul kernel and how often it has run; None without kernel."""
         with self._use() as engine:

@@ -1,4 +1,4 @@
-"""Rows of weights: a block type to float32 and back, by the C kernels."""
+"""Rows of weights by the C kernels: a block type to float32 and back, and to the repacked layout."""
 
 from __future__ import annotations
 
@@ -49,6 +49,24 @@ def quantize_rows(
     code = lib.ce_quantize(target, src, *values.shape, weights, dst, sums, error)
     _check_rows(code, error, first)
     return sums.error, sums.square
+
+
+def repack_rows(data: memoryview, type: int, n_cols: int, out: NDArray[np.uint8]) -> None:
+    """Write rows of GGML type `type` to `out` in the repacked layout, in as many bytes.
+
+    Args:
+        data: whole groups of 16 rows of `n_cols`, which is a multiple of 256.
+
+    Raises:
+        ValueError: the type, or the size of `data` or `out`, is none that can be repacked.
+    """
+    group = 16 * int(lib.ce_row_bytes(type, n_cols))
+    if group == 0 or data.nbytes % group or out.nbytes != data.nbytes:
+        raise ValueError(f"{data.nbytes} bytes to {out.nbytes} are no groups of {group}")
+    error = ffi.new("ce_error *")
+    src, dst = ffi.from_buffer(data), ffi.from_buffer(out)
+    n_rows = 16 * (data.nbytes // group)
+    _check_rows(lib.ce_repack_rows(type, src, n_rows, n_cols, dst, error), error)
 
 
 def _check_rows(code: int, error: Any, first: int = 0) -> None:
