@@ -158,6 +158,8 @@ def _check_architecture(gguf: GGUFFile) -> None:
     key = "general.architecture"
     if key not in gguf.metadata:
         raise gguf.error(key, "is missing")
+    if gguf.types[key] is not ValueType.STRING:
+        raise gguf.error(key, f"has type {gguf.types[key].name}, must be STRING")
     found = gguf.metadata[key]
     if found != ARCHITECTURE:
         raise gguf.error(key, f"is {found!r}, only {ARCHITECTURE!r} (Llama, Mistral, Mixtral) runs")

@@ -443,6 +443,14 @@ def test_case_15_zero_experts_with_expert_tensors(tmp_path: Path) -> None:
     assert error.field == "tensor blk.0.ffn_gate_inp.weight"
 
 
+@pytest.mark.parametrize("kind", [ValueType.ARRAY, ValueType.UINT32])
+def test_case_15_an_architecture_that_is_no_text(tmp_path: Path, kind: ValueType) -> None:
+    value = np.arange(2, dtype=np.int32) if kind is ValueType.ARRAY else 3
+    error = model_refused(tmp_path, {"general.architecture": (value, kind)}, read_hparams)
+    assert error.field == "general.architecture"
+    assert "must be STRING" in error.what
+
+
 @pytest.mark.parametrize("n_experts", [0, 4])
 def test_case_16_missing_tensors(tmp_path: Path, n_experts: int) -> None:
     for name in set(tiny_shapes(n_experts)) - {"output.weight"}:
