@@ -183,6 +183,11 @@ class GGUFFile:
             raise ValueError(f"{self.path} is closed")
         return data
 
+    def part(self, name: str, start: int, n_bytes: int) -> memoryview:
+        """Bytes of tensor `name` from its byte `start` on; of a large one, instead of `data`."""
+        info = self.tensors[name]
+        return self._file.read(info.offset + start, min(n_bytes, max(info.n_bytes - start, 0)))
+
     def release(self, name: str) -> None:
         """Let go of the memory of a tensor that is not needed again soon."""
         info = self.tensors[name]

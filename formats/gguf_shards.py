@@ -72,6 +72,9 @@ class ShardedGGUF(GGUFFile):
     def data(self, name: str) -> memoryview:
         return self._owners[name].data(name)
 
+    def part(self, name: str, start: int, n_bytes: int) -> memoryview:
+        return self._owners[name].part(name, start, n_bytes)
+
     def release(self, name: str) -> None:
         self._owners[name].release(name)
 

@@ -28,7 +28,7 @@ from .gguf_shards import (
 from .gguf_writer import GGUFWriter
 from .hparams import read_hparams
 from .metadata_edits import NO_EDITS, MetadataEdits, edited_metadata
-from .output import check_model, check_room, free_bytes, job_name
+from .output import check_model, check_not_a_source, check_room, free_bytes, job_name
 from .partial import find_partials
 
 Progress = Callable[[str, int, int], None]
@@ -75,7 +75,7 @@ def merge_gguf(
     """
     out = Path(out)
     with open_model_file(src) as gguf:
-        _check_not_a_source(out, gguf)
+        check_not_a_source(out, gguf)
         tensors = arrange(gguf, read_hparams(gguf), layout)
         copier = _Copier(gguf, sum(tensor.n_bytes for tensor in tensors), progress)
         job = job_name(gguf.paths, [*tensors, edits])
@@ -116,7 +116,7 @@ def split_gguf(
         shards = plan_shards(gguf, max_bytes=max_bytes, max_tensors=max_tensors)
         paths = [shard_path(Path(prefix), i, len(shards)) for i in range(len(shards))]
         for path in paths:
-            _check_not_a_source(path, gguf)
+            check_not_a_source(path, gguf)
         copier = _Copier(gguf, sum(info.n_bytes for info in gguf.tensors.values()), progress)
         check_room(paths[0], copier.n_bytes - _bytes_there(paths, resume), free_bytes(paths[0]))
         for index, infos in reversed(list(enumerate(shards))):
@@ -274,8 +274,3 @@ def _writer(
 
 def _check_shard(path: Path) -> None:
     open_gguf(path).close()
-
-
-def _check_not_a_source(out: Path, gguf: GGUFFile) -> None:
-    if out.exists() and any(map(out.samefile, gguf.paths)):
-        raise FormatError(out, "file", "is a source itself; write elsewhere")

@@ -22,6 +22,7 @@ from .names import (
     expert_of,
     parse_name,
 )
+from .packed import SOURCE_NAME_KEY, is_packed
 
 ARCHITECTURE = "llama"
 
@@ -161,6 +162,9 @@ def _check_architecture(gguf: GGUFFile) -> None:
     if gguf.types[key] is not ValueType.STRING:
         raise gguf.error(key, f"has type {gguf.types[key].name}, must be STRING")
     found = gguf.metadata[key]
+    if is_packed(gguf):
+        source = gguf.metadata.get(SOURCE_NAME_KEY)
+        raise gguf.error(key, f"is {found!r}, a model's packed weights; name the model, {source}")
     if found != ARCHITECTURE:
         raise gguf.error(key, f"is {found!r}, only {ARCHITECTURE!r} (Llama, Mistral, Mixtral) runs")
 

@@ -18,7 +18,8 @@ _RAM_ALIGNMENT = 64  # bytes: a cache line, as a page-aligned map gives
 class FileView:
     """Read-only bytes of the file at `path`, mapped until `load()` copies them.
 
-    `view` covers exactly the `size` bytes that fstat reported when the file was opened.
+    `view` covers exactly the `size` bytes that fstat reported when the file was opened; `owner` is
+    the user whose file it is, by number.
 
     Raises:
         OSError: the file cannot be opened.
@@ -33,7 +34,8 @@ class FileView:
             raise FormatError(self.path, "file", "not a regular file")
         self._file = open(self.path, "rb", buffering=0)  # noqa: SIM115 - close() closes it
         try:
-            self.size = os.fstat(self._file.fileno()).st_size
+            status = os.fstat(self._file.fileno())
+            self.size, self.owner = status.st_size, status.st_uid
             if self.size == 0:
                 raise FormatError(self.path, "file", "the file is empty", 0)
             self._map: mmap.mmap | None = mmap.mmap(

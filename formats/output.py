@@ -9,7 +9,8 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from .gguf import open_gguf
+from .errors import FormatError
+from .gguf import GGUFFile, open_gguf
 from .gguf_writer import GGUFWriter
 from .hparams import read_hparams
 from .vocabulary import read_vocabulary
@@ -25,6 +26,12 @@ def check_model(path: Path) -> None:
     with open_gguf(path) as gguf:
         read_hparams(gguf)
         read_vocabulary(gguf)
+
+
+def check_not_a_source(out: Path, gguf: GGUFFile) -> None:
+    """Raises FormatError where `out` is one of the files that are read."""
+    if out.exists() and any(map(out.samefile, gguf.paths)):
+        raise FormatError(out, "file", "is a source itself; write elsewhere")
 
 
 def job_name(sources: Iterable[Path], options: Iterable[object]) -> str:

@@ -62,7 +62,7 @@ def verify(
         n_tensors=len(gguf.tensors),
         n_bytes=sum(path.stat().st_size for path in gguf.paths),
         unscanned_types=tuple(sorted(unscanned)),
-        sha256=() if manifest is None else _compare_hashes(gguf.paths, Path(manifest)),
+        sha256=() if manifest is None else compare_hashes(gguf.paths, Path(manifest)),
         warnings=hparams.warnings,
     )
 
@@ -96,8 +96,13 @@ def _check_finite(gguf: GGUFFile, name: str, field: str, values: npt.NDArray[Any
         )
 
 
-def _compare_hashes(paths: Iterable[Path], manifest: Path) -> tuple[str, ...]:
-    """The files' SHA-256, which are the manifest's."""
+def compare_hashes(paths: Iterable[Path], manifest: Path) -> tuple[str, ...]:
+    """The files' SHA-256, which are the manifest's.
+
+    Raises:
+        FormatError: one is not, or is not listed.
+        OSError: a file cannot be read.
+    """
     with open(manifest, "rb") as file:
         text = file.read(_MAX_MANIFEST_BYTES).decode("utf-8", "surrogateescape")
     lines = [line.split(maxsplit=1) for line in text.splitlines()]

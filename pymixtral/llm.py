@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import warnings
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -48,8 +49,11 @@ class LLM:
         batch_rows: prompt tokens that go through the layers together; default 512.
         use_mmap: map the file, so that its pages are shared and loaded on demand; False reads it
             into memory, which a file that others may truncate needs.
-        repack: copy the weights into the layout that the kernels read fastest; needs a mapped
-            file, whose pages are given back. What is generated stays the same.
+        repack: whether the weights are read in the layout that the kernels read fastest. By
+            default, they are where `pymixtral pack` has left a file of them beside the model, which
+            is mapped; True copies them where there is none, and gives the model's pages back; False
+            leaves them as the model has them. What is generated stays the same. It needs
+            `use_mmap`: without, there are no packed weights, and True is an error.
         progress: called with a tensor's name, and bytes done and in all, while they are copied.
         reproducible: the same request gives the same tokens whatever was asked before. (By default
             a chat's next turn builds on the keys and values of the generated answer, which differ
@@ -62,6 +66,8 @@ class LLM:
     Attributes:
         chat_template: its version, and how it was recognised. Without a version, `generate` works
             and `chat` does not.
+        weight_layout: how the weights are there: "rows" as the model has them, "copied" or "packed"
+            as `repack` says.
 
     Raises:
         ModelLoadError, FormatError: the file cannot be read, is malformed or not supported.
@@ -80,7 +86,7 @@ class LLM:
         kv_type: str = "f16",
         batch_rows: int | None = None,
         use_mmap: bool = True,
-        repack: bool = False,
+        repack: bool | None = None,
         progress: Progress | None = None,
         reproducible: bool = False,
         check_memory: bool = True,
@@ -102,19 +108,24 @@ class LLM:
             self.memory_need: MemoryNeed = self._file.memory_need(
                 self.n_ctx, kv_type, options, parallel
             )
-            self.engine: Engine = create_engine(
+            loaded = create_engine(
                 self._file,
                 n_ctx=self.n_ctx,
                 kv_type=kv_type,
                 options=options,
                 n_sessions=parallel,
                 check_memory=check_memory,
-                repack=repack,
+                repack=repack if use_mmap else False,
                 progress=progress,
             )
         except BaseException:
             self._file.gguf.close()
             raise
+        self.engine: Engine = loaded.engine
+        self.weight_layout = loaded.layout
+        self._load_warnings = loaded.warnings
+        for problem in loaded.warnings:
+            warnings.warn(problem, stacklevel=2)
         self.parallel = parallel
         self._kv_type = kv_type
         self._reproducible = reproducible
@@ -136,7 +147,7 @@ class LLM:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What was assumed or repaired while loading, a line each."""
-        return (*self._file.hparams.warnings, *self.tokenizer.warnings)
+        return (*self._file.hparams.warnings, *self.tokenizer.warnings, *self._load_warnings)
 
     # ---- Text and ids ----
 

@@ -5,18 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
+from typing import NamedTuple
 
 from pymixtral import engine as ce
 from pymixtral.errors import ModelLoadError, ParameterError
+from pymixtral.formats import FormatError
 from pymixtral.formats.gguf import GGUFFile
 from pymixtral.formats.gguf_shards import open_model_file
 from pymixtral.formats.hparams import HParams, read_hparams
 from pymixtral.formats.names import expert_of, parse_name
+from pymixtral.formats.packed import open_packed, packed_path
 from pymixtral.formats.vocabulary import Vocabulary, read_vocabulary
 from pymixtral.memory import MemoryNeed, available_bytes, check_fits
+from pymixtral.packer import packed_header
 
 Progress = Callable[[str, int, int], None]
 
@@ -110,6 +115,27 @@ def open_model(path: str | os.PathLike[str] | None = None, *, use_mmap: bool = T
         raise
 
 
+class WeightLayout(StrEnum):
+    """How an engine has a model's weights."""
+
+    ROWS = "rows"  # as the file has them
+    COPIED = "copied"  # repacked while the model was loaded
+    PACKED = "packed"  # repacked in the file that lies beside the model
+
+
+class LoadedEngine(NamedTuple):
+    """What `create_engine` returns.
+
+    Attributes:
+        layout: of the weights that can be repacked.
+        warnings: why a packed file that lies beside the model is not used.
+    """
+
+    engine: ce.Engine
+    layout: WeightLayout
+    warnings: tuple[str, ...]
+
+
 def create_engine(
     model: ModelFile,
     *,
@@ -118,13 +144,15 @@ def create_engine(
     options: ce.EngineOptions | None = None,
     n_sessions: int = 1,
     check_memory: bool = True,
-    repack: bool = False,
+    repack: bool | None = None,
     progress: Progress | None = None,
-) -> ce.Engine:
+) -> LoadedEngine:
     """Bind a model's tensors to an engine.
 
     Args:
-        repack: copy the weights into the layout that the kernels read fastest.
+        repack: False: leave the weights as the file has them; None: map the packed file beside the
+            model, if there is one that fits; True: do so, or else copy the weights into the layout
+            that the kernels read fastest.
         progress: called with a tensor's name, and bytes done and in all, while they are copied.
 
     Raises:
@@ -136,29 +164,61 @@ def create_engine(
         check_fits(need, n_ctx, available_bytes())
     tensors = _engine_tensors(model.gguf)
     engine = ce.Engine(model.hparams, list(tensors.values()), options)
-    if repack:
-        try:
-            _repack(engine, model.gguf, tensors, progress)
-        except BaseException:
-            engine.close()
-            raise
-    return engine
+    try:
+        layout, warnings = (
+            (WeightLayout.ROWS, ())
+            if repack is False
+            else _use_packed_file(engine, model.gguf, tensors)
+        )
+        if repack and layout is WeightLayout.ROWS:
+            layout = _copy(engine, model.gguf, tensors, progress)
+    except BaseException:
+        engine.close()
+        raise
+    return LoadedEngine(engine, layout, warnings)
 
 
-def _repack(
+def _use_packed_file(
+    engine: ce.Engine, gguf: GGUFFile, tensors: Mapping[str, ce.EngineTensor]
+) -> tuple[WeightLayout, tuple[str, ...]]:
+    """Map the packed file beside the model. One that does not fit is no reason not to load."""
+    path = packed_path(gguf.path)
+    if not os.path.lexists(path):
+        return WeightLayout.ROWS, ()
+    try:
+        packed = open_packed(path, packed_header(gguf), _trusted_owners(gguf))
+    except (FormatError, OSError) as error:
+        reason = f"{path}: {error.strerror}" if isinstance(error, OSError) else str(error)
+        advice = f"it is not used; run `pymixtral pack {gguf.path}` again, or delete it"
+        return WeightLayout.ROWS, (f"{reason}; {advice}",)
+    with packed:  # the engine's views keep it mapped
+        names = [name for name in packed.tensors if name in tensors]
+        used = [engine.use_repacked(tensors[name], packed.data(name)) for name in names]
+    return WeightLayout.PACKED if any(used) else WeightLayout.ROWS, ()
+
+
+def _trusted_owners(gguf: GGUFFile) -> set[int]:
+    """This user, root, and whoever could have written another model instead."""
+    return {os.geteuid(), 0, gguf.path.stat().st_uid}
+
+
+def _copy(
     engine: ce.Engine,
     gguf: GGUFFile,
     tensors: Mapping[str, ce.EngineTensor],
     progress: Progress | None,
-) -> None:
+) -> WeightLayout:
     """One tensor after the other, so that no more than one is in memory twice."""
     done, total = 0, sum(len(tensor.data) for tensor in tensors.values())
+    layout = WeightLayout.ROWS
     for name, tensor in tensors.items():
         if engine.repack(tensor) > 0:
             gguf.release(name)
+            layout = WeightLayout.COPIED
         done += len(tensor.data)
         if progress is not None:
             progress(name, done, total)
+    return layout
 
 
 def _engine_tensors(gguf: GGUFFile) -> dict[str, ce.EngineTensor]:

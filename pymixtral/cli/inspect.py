@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import click
@@ -13,12 +14,15 @@ from pymixtral.chat import recognise_template
 from pymixtral.cli.console import Console
 from pymixtral.cli.model import bits_per_weight, count_parameters, opened
 from pymixtral.cli.options import console_options, shared
-from pymixtral.engine import TENSOR_TYPES
-from pymixtral.formats.errors import one_line
-from pymixtral.formats.gguf import GGUFFile, element_type
-from pymixtral.formats.hparams import ARCHITECTURE, is_per_expert
+from pymixtral.engine import TENSOR_TYPES, repack_version
+from pymixtral.formats.errors import FormatError, one_line
+from pymixtral.formats.gguf import GGUFFile, element_type, open_gguf
+from pymixtral.formats.gguf_shards import open_model_file
+from pymixtral.formats.hparams import ARCHITECTURE, is_per_expert, read_hparams
+from pymixtral.formats.packed import check_belongs, looks_packed, model_path, read_packed_header
 from pymixtral.loader import ModelFile
 from pymixtral.memory import available_bytes, format_gb
+from pymixtral.packer import packed_header
 
 N_SHOWN = 8  # elements of an array
 
@@ -34,12 +38,13 @@ def command(
 ) -> None:
     """Print what is in the file MODEL, and the memory it takes.
 
-    Only its header is read.
+    Only its header is read. Of a packed file: whose it is.
 
     With --json: {metadata {key: value}, tensors [{name, type, shape, n_bytes, file, offset}],
     memory {n_ctx, kv_type, weights, kv_cache, scratch, total, available}}. Shapes are (experts,
     rows, columns), memory is in bytes. An array of the metadata is {type, length, first}, the
-    latter being its first 8 elements. Bytes that are not UTF-8 are replaced by U+FFFD.
+    latter being its first 8 elements. Bytes that are not UTF-8 are replaced by U+FFFD. A packed file
+    has, instead of memory, packed {version, source, source_size, model (beside it, or null), fits}.
 
     \b
     Examples:
@@ -47,24 +52,61 @@ def command(
       pymixtral inspect mixtral.gguf --tensors
       pymixtral inspect mixtral.gguf --json | jq .memory
     """
+    if looks_packed(model):
+        _inspect_packed(console, Path(model), with_tensors, as_json)
+        return
     with opened(console, model) as file:
         memory = _memory(file, n_ctx, kv_type)
         if as_json:
             console.json(
                 {
-                    "metadata": {k: _json_value(v) for k, v in file.gguf.metadata.items()},
-                    "tensors": _tensors(file),
+                    **_json_contents(file.gguf),
                     "memory": memory,
                 }
             )
             return
         _warn_of_types(console, file)
         _print_table(console, _summary(file, memory))
-        console.answer("\n")
-        _print_table(console, {k: _printed_metadata(v) for k, v in file.gguf.metadata.items()})
-        if with_tensors:
-            console.answer("\n")
-            _print_table(console, _printed_tensors(file))
+        _print_contents(console, file.gguf, with_tensors)
+
+
+def _inspect_packed(console: Console, path: Path, with_tensors: bool, as_json: bool) -> None:
+    """The same of a packed file, which has no model in it."""
+    with open_gguf(path) as gguf:
+        header = read_packed_header(gguf)
+        model = model_path(path)
+        problem = None if model is None else _why_unfit(gguf, model)
+        if as_json:
+            packed = {
+                "version": header.version,
+                "source": _json_value(header.source_name),
+                "source_size": header.source_size,
+                "model": None if model is None else str(model),
+                "fits": None if model is None else problem is None,
+            }
+            console.json({**_json_contents(gguf), "packed": packed})
+            return
+        beside = "is not beside it" if model is None else f"{model}, which it fits"
+        rows = {
+            "file": f"{path}, GGUF version {gguf.version}",
+            "holds": f"packed weights of {header.source_name} ({format_gb(header.source_size)})",
+            "layout": f"version {header.version}; this program's is {repack_version()}",
+            "size": f"{len(header.sizes)} tensors, {format_gb(sum(header.sizes.values()))}",
+            "model": problem or beside,
+        }
+        _print_table(console, rows)
+        _print_contents(console, gguf, with_tensors)
+
+
+def _why_unfit(packed: GGUFFile, model: Path) -> str | None:
+    """Why a packed file is not used with the model beside it."""
+    try:
+        with open_model_file(model) as gguf:
+            read_hparams(gguf)
+            check_belongs(packed, packed_header(gguf))
+    except (FormatError, OSError) as error:
+        return str(error)
+    return None
 
 
 def _memory(file: ModelFile, n_ctx: int | None, kv_type: str) -> dict[str, Any]:
@@ -84,17 +126,24 @@ def _memory(file: ModelFile, n_ctx: int | None, kv_type: str) -> dict[str, Any]:
 # ---- JSON ----
 
 
-def _tensors(file: ModelFile) -> list[dict[str, Any]]:
+def _json_contents(gguf: GGUFFile) -> dict[str, Any]:
+    return {
+        "metadata": {k: _json_value(v) for k, v in gguf.metadata.items()},
+        "tensors": _tensors(gguf),
+    }
+
+
+def _tensors(gguf: GGUFFile) -> list[dict[str, Any]]:
     return [
         {
             "name": _json_value(tensor.name),
             "type": tensor.type_name,
             "shape": tensor.shape,
             "n_bytes": tensor.n_bytes,
-            "file": str(file.gguf.path_of(tensor.name)),
+            "file": str(gguf.path_of(tensor.name)),
             "offset": tensor.offset,
         }
-        for tensor in file.gguf.tensors.values()
+        for tensor in gguf.tensors.values()
     ]
 
 
@@ -175,6 +224,14 @@ def _warn_of_types(console: Console, file: ModelFile) -> None:
         console.warning(f"this file cannot be run yet: it has tensors of type {', '.join(missing)}")
 
 
+def _print_contents(console: Console, gguf: GGUFFile, with_tensors: bool) -> None:
+    console.answer("\n")
+    _print_table(console, {k: _printed_metadata(v) for k, v in gguf.metadata.items()})
+    if with_tensors:
+        console.answer("\n")
+        _print_table(console, _printed_tensors(gguf))
+
+
 def _print_table(console: Console, rows: dict[str, str]) -> None:
     width = max(map(len, rows), default=0)
     for label, text in rows.items():
@@ -189,8 +246,8 @@ def _printed_metadata(value: Any) -> str:
     return str(value)
 
 
-def _printed_tensors(file: ModelFile) -> dict[str, str]:
+def _printed_tensors(gguf: GGUFFile) -> dict[str, str]:
     return {
         one_line(tensor.name): f"{tensor.type_name:5} {' x '.join(map(str, tensor.shape))}"
-        for tensor in file.gguf.tensors.values()
+        for tensor in gguf.tensors.values()
     }

@@ -39,6 +39,7 @@ COMMANDS = (
     "diff",
     "merge",
     "split",
+    "pack",
     "verify",
     "info",
 )

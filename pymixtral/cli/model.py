@@ -40,7 +40,8 @@ def loaded(
 ) -> Iterator[LLM]:
     """A model ready to run, with a line said about it."""
     explain_bus_errors(
-        "error: the model's file was truncated while it was in use; get it again, or use --no-mmap"
+        "error: the model's file was truncated while it was in use, or the packed file beside it; "
+        "get it again, or use --no-mmap"
     )
     with (
         console.byte_progress() if load.repack else console.status("loading the model") as progress
@@ -62,7 +63,7 @@ def loaded(
         _warn(console, llm.file)
         console.note(
             f"{summary(llm)}; context {llm.n_ctx}, threads {llm.engine.threads}, "
-            f"tier {llm.engine.tier}"
+            f"tier {llm.engine.tier}{', packed weights' * (llm.weight_layout == 'packed')}"
         )
         yield llm
 

@@ -60,11 +60,13 @@ OPTIONS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
         {"is_flag": True, "help": "Read the model into memory instead of mapping its file."},
     ),
     "repack": (
-        ("--repack",),
+        ("--repack/--no-repack",),
         {
-            "is_flag": True,
-            "help": "Copy the weights at the start into a layout that is read faster; for long "
-            "answers. The text stays the same.",
+            "default": None,
+            "show_default": "the file that `pymixtral pack` has written, if there is one",
+            "help": "Read the weights in a layout that is faster: from the file that `pymixtral "
+            "pack` has written, or else by copying them at the start. Or leave them as the model "
+            "has them. The text stays the same.",
         },
     ),
     "no_memory_check": (
@@ -201,7 +203,7 @@ class LoadOptions:
     tier: str | None
     kv_type: str
     no_mmap: bool
-    repack: bool
+    repack: bool | None
     no_memory_check: bool
 
 

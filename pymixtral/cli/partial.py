@@ -17,9 +17,9 @@ resume_option = click.option(
 )
 
 
-def tell_of_partials(console: Console, out: Path) -> None:
+def tell_of_partials(console: Console, out: Path, advice: str = "--resume or delete it") -> None:
     """Warns of unfinished files of `out`."""
     partials = find_partials(out) if out.absolute().parent.is_dir() else []
     for path in partials:
         size = format_gb(path.stat().st_size)
-        console.warning(f"{path} ({size}) is left of a run that was killed: --resume or delete it")
+        console.warning(f"{path} ({size}) is left of a run that was killed: {advice}")

@@ -1,4 +1,4 @@
-"""Rows of weights by the C kernels: a block type to float32 and back, and to the repacked layout."""
+"""Rows of weights, by the C kernels: a block type to float32 and back, or repacked."""
 
 from __future__ import annotations
 
