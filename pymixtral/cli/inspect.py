@@ -43,8 +43,8 @@ def command(
     With --json: {metadata {key: value}, tensors [{name, type, shape, n_bytes, file, offset}],
     memory {n_ctx, kv_type, weights, kv_cache, scratch, total, available}}. Shapes are (experts,
     rows, columns), memory is in bytes. An array of the metadata is {type, length, first}, the
-    latter being its first 8 elements. Bytes that are not UTF-8 are replaced by U+FFFD. A packed file
-    has, instead of memory, packed {version, source, source_size, model (beside it, or null), fits}.
+    latter being its first 8 elements. Bytes that are not UTF-8 are replaced by U+FFFD. Of a packed
+    file, packed {version, source, source_size, model (beside it, or null), fits} instead of memory.
 
     \b
     Examples:

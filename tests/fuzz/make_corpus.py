@@ -19,6 +19,7 @@ import torch_files as tf
 from byte_level_files import byte_characters
 from fuzz.targets import SAVED_MODEL, SHARD_EDGE
 from gguf_files import tiny_metadata, write_model
+from packed_files import write_small_packed
 
 from pymixtral.chat import SavedChat
 from pymixtral.formats.gguf import ValueType
@@ -89,6 +90,11 @@ def shards() -> Iterator[tuple[str, bytes]]:
             model = write_model(Path(folder) / "whole", *_least_model(n_experts))
             paths = split_gguf(model, Path(folder) / "m", max_tensors=5)
             yield name, SHARD_EDGE.join(path.read_bytes() for path in paths)
+
+
+def packed() -> Iterator[tuple[str, bytes]]:
+    with tempfile.TemporaryDirectory() as folder:
+        yield "whole", write_small_packed(Path(folder) / "seed").read_bytes()
 
 
 def _least_model(n_experts: int) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
@@ -233,8 +239,8 @@ def chat_template() -> Iterator[tuple[str, bytes]]:
 
 
 def main() -> None:
-    for target in (gguf, shards, tokenizer, byte_level, safetensors, torch_pickle, sentencepiece,
-                   tokenizer_json, imatrix, saved_chat, chat_template):  # fmt: skip
+    for target in (gguf, shards, packed, tokenizer, byte_level, safetensors, torch_pickle,
+                   sentencepiece, tokenizer_json, imatrix, saved_chat, chat_template):  # fmt: skip
         folder = CORPUS / target.__name__
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in target():

@@ -20,6 +20,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 from fuzz.template_target import chat_template
+from packed_files import SMALL
 
 from pymixtral.chat import Conversation, read_saved_chat
 from pymixtral.errors import ChatError, ParameterError
@@ -28,6 +29,7 @@ from pymixtral.formats.byte_level_json import is_byte_level, read_byte_level
 from pymixtral.formats.gguf import GGUFFile, ValueType, open_gguf
 from pymixtral.formats.gguf_shards import open_model_file, shard_path
 from pymixtral.formats.imatrix import read_imatrix
+from pymixtral.formats.packed import open_packed
 from pymixtral.formats.pre_tokenizers import PRE_TOKENIZERS
 from pymixtral.formats.safetensors import SafetensorsFile, read_json_file
 from pymixtral.formats.sentencepiece_model import read_sentencepiece_model
@@ -111,6 +113,14 @@ def shards(content: bytes) -> None:
                     raise RuntimeError(f"{name} is not whole")
 
 
+def packed(content: bytes) -> None:
+    """A packed file, as the load of a model maps it: what C is given has the right size."""
+    with _file(content) as path, open_packed(path, SMALL) as file:
+        for name, size in SMALL.sizes.items():
+            if len(file.data(name)) != size:
+                raise RuntimeError(f"{name} is not whole")
+
+
 def safetensors(content: bytes) -> None:
     """Header, and each tensor's values."""
     with _file(content) as path, SafetensorsFile(path) as file:
@@ -166,7 +176,7 @@ def saved_chat(content: bytes) -> None:
 TARGETS: dict[str, Target] = {
     target.__name__: target
     for target in (
-        gguf, shards, tokenizer, byte_level, safetensors, torch_pickle, sentencepiece,
+        gguf, shards, packed, tokenizer, byte_level, safetensors, torch_pickle, sentencepiece,
         tokenizer_json, imatrix, saved_chat, chat_template,
     )
 }  # fmt: skip

@@ -79,6 +79,11 @@ def encode(type_name: str, weight: NDArray[np.float32], random: np.random.Random
     return random_blocks(type_name, weight.size, random).tobytes()
 
 
+def is_float(name: str, weight: NDArray[np.float32]) -> bool:
+    """Norms and routers are never quantized."""
+    return weight.ndim == 1 or "gate_inp" in name
+
+
 def tiny_tensors(
     model: TinyModel = BLOCK_MODEL, type_name: str = "F32", weights: Weights | None = None
 ) -> list[EngineTensor]:
@@ -88,8 +93,7 @@ def tiny_tensors(
     for name, weight in (random_weights(model) if weights is None else weights).items():
         place = parse_name(name)
         assert place is not None, name
-        keep = weight.ndim == 1 or "gate_inp" in name
-        tensor_type = "F32" if keep else type_name
+        tensor_type = "F32" if is_float(name, weight) else type_name
         data = bytearray(encode(tensor_type, weight, random))
         role, layer = place
         tensors.append(

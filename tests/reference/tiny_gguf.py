@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 from reference.tiny import TinyModel, Weights
+from reference.tiny_engine import encode, is_float
 
-from pymixtral.formats.blocks import TypeId
+from pymixtral.engine import TENSOR_TYPES
 from pymixtral.formats.gguf import ValueType
 from pymixtral.formats.gguf_writer import GGUFWriter
 from pymixtral.formats.vocabulary import TokenType
@@ -16,15 +17,23 @@ SPECIAL_TOKENS = {"<unk>": TokenType.UNKNOWN, "<s>": TokenType.CONTROL, "</s>": 
 BYTE_TOKENS = {f"<0x{byte:02X}>": TokenType.BYTE for byte in range(256)}
 
 
-def write_tiny_gguf(path: Path, model: TinyModel, weights: Weights) -> Path:
-    """Writes `weights` in float32 to `path`, and returns it."""
+def write_tiny_gguf(
+    path: Path, model: TinyModel, weights: Weights, type_name: str = "F32", seed: int = 1
+) -> Path:
+    """Writes `weights` to `path`, and returns it.
+
+    Args:
+        type_name: of the matrices; a block type gets random blocks, by `seed`.
+    """
+    random = np.random.RandomState(seed)
+    types = {name: "F32" if is_float(name, array) else type_name for name, array in weights.items()}
     with GGUFWriter(path) as writer:
         _add_hparams(writer, model)
         _add_vocabulary(writer, model.n_vocab)
         for name, array in weights.items():
-            writer.declare(name, TypeId.F32, array.shape)
+            writer.declare(name, TENSOR_TYPES[types[name]], array.shape)
         for name, array in weights.items():
-            writer.write(name, array.astype("<f4").tobytes())
+            writer.write(name, encode(types[name], array.astype("<f4"), random))
     return path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from hashlib import sha256
 
 import numpy as np
 import pytest
@@ -11,8 +12,17 @@ from reference.tiny import random_ids
 from reference.tiny_engine import BLOCK_MODEL, tiny_engine, tiny_tensors
 
 from pymixtral import LLM, SamplingParams
-from pymixtral.engine import Engine, EngineOptions, Phase, tiers
+from pymixtral.engine import (
+    TENSOR_TYPES,
+    Engine,
+    EngineOptions,
+    Phase,
+    repack_rows,
+    repack_version,
+    tiers,
+)
 from pymixtral.errors import ParameterError
+from pymixtral.formats.blocks import row_bytes
 
 REPACKED_TYPES = ("Q4_0", "Q8_0", "Q4_K", "Q5_K", "Q6_K")
 SIMD_TIERS = [name for name, supported in tiers().items() if supported and name != "generic"]
@@ -57,6 +67,28 @@ def test_a_model_is_repacked_while_it_is_loaded() -> None:
         done = [n_done for _, n_done, _ in told]
         assert done == sorted(done)
         assert done[-1] == told[-1][2] == plain.file.weight_bytes
+
+
+# Packed files keep the layout: one that changes needs another number, and other digests here.
+VERSION = 1
+DIGESTS = {
+    "Q4_0": "83ae3a608d7c1f226fcb777cd74e53239bd69e460060be75c92efa43737ddfc4",
+    "Q8_0": "8cd463ffd7b028c15feafbca01de1e60f29b3adc4e6033a16890e3376b6bd742",
+    "Q4_K": "898f21117a1752cb71e28fec4c05ce051d036c5aaf9f8a7710497ff4e334a8e9",
+    "Q5_K": "09c3f1486c4e43bab110d842969a055cfa29bf2ec5422213431a2d79f99a76b8",
+    "Q6_K": "1bf12bef1352ec86e2608a895c16d2f21137ed29d658eb5f8ccdae2aad136035",
+}
+
+
+@pytest.mark.parametrize("type_name", REPACKED_TYPES)
+def test_a_version_of_the_layout_stays_as_it_is(type_name: str) -> None:
+    """Of 48 rows of 768 columns: groups, pairs of spans and one without a second."""
+    type_id = TENSOR_TYPES[type_name]
+    rows = np.random.RandomState(7).bytes(48 * row_bytes(type_id, 768))
+    out = np.zeros(len(rows), np.uint8)
+    repack_rows(memoryview(rows), type_id, 768, out)
+    assert sorted(out.tobytes()) == sorted(rows)
+    assert (repack_version(), sha256(out).hexdigest()) == (VERSION, DIGESTS[type_name])
 
 
 def test_weights_in_memory_are_not_copied() -> None:
