@@ -241,6 +241,82 @@ static void check_several_lies(const description *truth, int n) {
     }
 }
 
+/* ---- Repacked weights of others ---- */
+
+/* What the engine is told: a tensor, and where it lies repacked in how many bytes. */
+typedef struct {
+    ce_tensor tensor;
+    const void *repacked;
+    uint64_t size;
+} repacked_description;
+
+enum { N_REPACKED_FIELDS = 7 };
+
+static void lie_of_repacked(repacked_description *d, int field, int64_t lie) {
+    ce_tensor *t = &d->tensor;
+    int32_t *const numbers[] = {&t->role, &t->layer, &t->expert, &t->type};
+    enum { N_NUMBERS = sizeof numbers / sizeof numbers[0] };
+    if (field < N_NUMBERS)
+        *numbers[field] = (int32_t)lie;
+    else if (field == N_NUMBERS)
+        d->size = (uint64_t)lie;
+    else if (field == N_NUMBERS + 1)
+        d->size += (uint64_t)lie;
+    else
+        d->repacked = lie % 2 == 0 ? NULL : (const uint8_t *)d->repacked + (lie & 63);
+}
+
+static repacked_description repack(const ce_tensor *t) {
+    void *to = aligned_alloc(64, t->n_bytes); /* the sanitizer watches its end */
+    if (to == NULL) {
+        perror("aligned_alloc");
+        exit(2);
+    }
+    ce_error err = {0};
+    const ce_status status =
+        ce_repack_rows(t->type, t->data, t->ne[1] * t->ne[2], t->ne[0], to, &err);
+    CHECK(status == CE_OK, "%s", err.message);
+    return (repacked_description){*t, to, t->n_bytes};
+}
+
+/* An engine believes the truth, and of the lies those that are harmless: what it computes then is
+ * read from what it was given. */
+static void check_repacked_lies(const description *truth) {
+    repacked_description repacked[N_TENSORS];
+    int n = 0;
+    for (int i = 0; i < N_TENSORS; i++)
+        if (ce_is_repackable(&truth->tensors[i]))
+            repacked[n++] = repack(&truth->tensors[i]);
+    CHECK(n == 8, "%d tensors can be repacked",
+          n); /* four of attention, three of experts, output */
+    for (int lie = -1; lie < N_LIES; lie++)
+        for (int field = 0; field < N_REPACKED_FIELDS; field++) {
+            snprintf(check_subject, sizeof check_subject, "repacked, field %d, lie %d", field, lie);
+            ce_engine *engine = NULL;
+            ce_error err = {0};
+            ce_status status = ce_engine_create(&truth->hparams, truth->tensors, truth->n_tensors,
+                                                &truth->options, &engine, &err);
+            CHECK(status == CE_OK, "%s", err.message);
+            for (int i = 0; i < n; i++) {
+                repacked_description d = repacked[i];
+                if (lie >= 0)
+                    lie_of_repacked(&d, field, lies[lie]);
+                uint64_t n_used = 0;
+                err.message[0] = 0;
+                status =
+                    ce_engine_use_repacked(engine, &d.tensor, d.repacked, d.size, &n_used, &err);
+                CHECK((status == CE_OK) == (err.message[0] == 0), "code %d", status);
+                CHECK(n_used == 0 || (n_used == d.size && status == CE_OK), "a lie is believed");
+                CHECK(lie >= 0 || n_used == d.size || ce_tier_supported(1) == 0,
+                      "the truth is not");
+            }
+            CHECK(evaluate(engine, &err) == CE_OK, "%s", err.message);
+            ce_engine_free(engine);
+        }
+    for (int i = 0; i < n; i++)
+        free((void *)(uintptr_t)repacked[i].repacked);
+}
+
 /* Every type in every tier: all bits of a block occur, scales that are no numbers among them. */
 static void check_random_blocks(void) {
     for (int type = 0; type <= CE_TYPE_BF16; type++) {
@@ -270,6 +346,7 @@ int main(void) {
     CHECK(status == CE_OK, "is refused with code %d", status);
     check_every_lie(&truth);
     check_several_lies(&truth, 20000);
+    check_repacked_lies(&truth);
     free_tensors(&truth);
     check_random_blocks();
     return summary("check_descriptors");

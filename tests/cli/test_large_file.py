@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import resource
-from math import prod
 from pathlib import Path
 
-import numpy as np
 import pytest
-from gguf import GGMLQuantizationType, GGUFWriter
-from reference.mistral import processor, vocabulary
-from reference.tiny import TinyModel, tensor_shapes
+from hollow_model import write_hollow_model
+from reference.mistral import processor
+from reference.tiny import TinyModel
 
 from pymixtral import memory
-from pymixtral.formats.blocks import row_bytes
+from pymixtral.formats import open_gguf
+from pymixtral.packer import packed_header
 
 MIXTRAL_8X7B = TinyModel(
     n_heads=32,
@@ -33,46 +31,10 @@ TEXT = "Once upon a time, there was a fox."
 
 @pytest.fixture(scope="module")
 def mixtral(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Its header, written by ggml's own package, and 26 GB of Q4_K zeros that are not stored."""
-    path = tmp_path_factory.mktemp("mixtral") / "mixtral-8x7b.gguf"
-    writer = GGUFWriter(path, "llama")
-    add_metadata(writer, MIXTRAL_8X7B)
-    n_bytes = 0
-    for name, shape in tensor_shapes(MIXTRAL_8X7B).items():
-        is_matrix = len(shape) > 1 and "gate_inp" not in name
-        kind = GGMLQuantizationType.Q4_K if is_matrix else GGMLQuantizationType.F32
-        size = prod(shape[:-1]) * row_bytes(kind, shape[-1])
-        writer.add_tensor_info(name, shape, np.dtype(np.float32), size, kind)
-        n_bytes += size + -size % 32
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    writer.close()
-    os.truncate(path, path.stat().st_size + 32 + n_bytes)
-    return path
-
-
-def add_metadata(writer: GGUFWriter, model: TinyModel) -> None:
-    writer.add_name("Mixtral-8x7B-Instruct-v0.1")
-    writer.add_context_length(model.n_ctx_train)
-    writer.add_embedding_length(model.dim)
-    writer.add_block_count(model.n_layers)
-    writer.add_feed_forward_length(model.ffn_dim)
-    writer.add_head_count(model.n_heads)
-    writer.add_head_count_kv(model.n_kv_heads)
-    writer.add_rope_dimension_count(model.head_dim)
-    writer.add_rope_freq_base(model.rope_theta)
-    writer.add_layer_norm_rms_eps(model.norm_eps)
-    writer.add_expert_count(model.n_experts)
-    writer.add_expert_used_count(model.n_experts_used)
-    vocab = vocabulary()
-    writer.add_tokenizer_model("llama")
-    writer.add_token_list(vocab.tokens)
-    writer.add_token_scores(vocab.scores.tolist())
-    writer.add_token_types(vocab.types.tolist())
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    writer.add_unk_token_id(0)
+    """26 GB."""
+    return write_hollow_model(
+        tmp_path_factory.mktemp("mixtral") / "mixtral-8x7b.gguf", MIXTRAL_8X7B
+    )
 
 
 # Time would depend on the machine, so page faults are counted: touching all of a mapped 26 GB file
@@ -99,6 +61,15 @@ def test_inspect_reads_only_the_header(start, mixtral: Path) -> None:
     stdout = run(start, "inspect", mixtral, "--ctx", 32768)
     assert "46.7 B parameters, 12.9 B active per token, 4.5" in stdout
     assert "v1 (recognised by the model's name)" in stdout
+
+
+def test_a_packed_file_is_checked_with_little_reading(mixtral: Path) -> None:
+    before = faults(resource.RUSAGE_SELF)
+    with open_gguf(mixtral) as gguf:
+        header = packed_header(gguf)
+    assert faults(resource.RUSAGE_SELF) - before < FEW_FAULTS
+    assert len(header.sizes) == 1 + 7 * MIXTRAL_8X7B.n_layers
+    assert sum(header.sizes.values()) > 26e9
 
 
 def test_tokenize_reads_only_the_header(start, mixtral: Path) -> None:
