@@ -26,6 +26,7 @@ LOAD_OPTIONS = (
     "--kv-type",
     "--no-mmap",
     "--repack",
+    "--no-repack",
     "--no-memory-check",
 )
 SAMPLING_OPTIONS = (
