@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pymixtral.engine import default_threads, is_repackable, repack_rows, repack_version
 from pymixtral.formats.blocks import row_bytes
@@ -53,13 +54,14 @@ class Packer:
         group = _GROUP_ROWS * row_bytes(type, n_cols)
         part_bytes, task_bytes = (max(n // group, 1) * group for n in (_PART_BYTES, _TASK_BYTES))
         buffer = np.empty(min(part_bytes, data.nbytes), np.uint8)
+
+        def repack(task: tuple[memoryview, NDArray[np.uint8]]) -> None:
+            repack_rows(task[0], type, n_cols, task[1])
+
         for first in range(0, data.nbytes, part_bytes):
             part = data[first : first + part_bytes]
-
-            def repack(start: int, part: memoryview = part) -> None:
-                task = slice(start, start + task_bytes)
-                repack_rows(part[task], type, n_cols, buffer[: part.nbytes][task])
-
-            for _ in self._threads.map(repack, range(0, part.nbytes, task_bytes)):
+            out = buffer[: part.nbytes]
+            cuts = [slice(i, i + task_bytes) for i in range(0, part.nbytes, task_bytes)]
+            for _ in self._threads.map(repack, ((part[cut], out[cut]) for cut in cuts)):
                 pass
-            yield buffer[: part.nbytes].data
+            yield out.data

@@ -110,7 +110,8 @@ def test_elsewhere(invoke, model: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [("run", "Hello"), ("pack",), ("tokenize", "a"), ("bench",), ("split", "st")]
+    "command",
+    [("run", "Hello"), ("pack",), ("tokenize", "a"), ("bench",), ("merge", "/nowhere/out.gguf")],
 )
 def test_given_as_the_model(invoke, packed: Path, command: tuple[str, ...]) -> None:
     result = invoke(command[0], packed, *command[1:])
