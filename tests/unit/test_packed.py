@@ -4,6 +4,7 @@ fit."""
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -12,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from reference.tiny import random_ids, random_weights
+from hollow_model import write_hollow_model
+from reference.tiny import TinyModel, random_ids, random_weights
 from reference.tiny_engine import BLOCK_MODEL, tiny_tensors
 from reference.tiny_gguf import write_tiny_gguf
 
@@ -147,6 +149,34 @@ def test_the_models_own_rows_are_not_read(make: Callable[..., Path], tmp_path: P
         assert logits(llm) != expected
     with pytest.raises(FormatError, match="is not that of model.gguf repacked"):
         verify(packed, path)
+
+
+def resident(path: Path) -> int:
+    """Bytes of the file that this process has mapped and touched."""
+    lines = Path("/proc/self/smaps").read_text().splitlines()
+    n_kilobytes, is_of_path = 0, False
+    for line in lines:
+        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+            is_of_path = line.endswith(f" {path}")
+        elif is_of_path and line.startswith("Rss:"):
+            n_kilobytes += int(line.split()[1])
+    return 1024 * n_kilobytes
+
+
+def test_weights_are_in_memory_once(tmp_path: Path) -> None:
+    """Of the model, what lies around norms and routers is touched as well, up to 2 MB at a time."""
+    large = TinyModel(
+        n_heads=8, n_kv_heads=8, head_dim=128, dim=1024, ffn_dim=4096, n_experts=8,
+        n_experts_used=8, n_vocab=32000,
+    )  # fmt: skip
+    path = write_hollow_model(tmp_path / "model.gguf", large)
+    packed = pack(path)
+    for repack, file, other in ((None, packed, path), (False, path, packed)):
+        with LLM(path, n_ctx=64, repack=repack) as llm:
+            llm.logits(range(1, 33))
+            assert resident(file) > 0.8 * file.stat().st_size  # the embedding has few rows read
+            assert resident(other) < 0.3 * other.stat().st_size
+            assert resident(path) + resident(packed) < 1.05 * llm.memory_need.weights
 
 
 @pytest.mark.parametrize("kind", ["per-expert", "shards", "byte splits"])
