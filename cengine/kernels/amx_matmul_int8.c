@@ -9,7 +9,7 @@
  *         term = rint(-min * (256 * 127 / most)) + 128,
  *         most the least for which all that the span's quants can stand for lies between
  *         -most * 128 / 127 and most; w_scale = most / 127
- * so that a weight is off by half a step of the coarsest of its span's scales, at most. */
+ * so that a weight is off by little more than half of w_scale, at most. */
 #include "amx.h"
 #include "amx_panels.h"
 
