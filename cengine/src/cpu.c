@@ -108,8 +108,7 @@ static bool request_tiles(void) {
 
 bool ce_cpu_has_amx(void) {
     const x86_features f = read_features();
-    return ce_cpu_has_avx512vnni() &&
-           has_all(f.leaf7_ecx, LEAF7_ECX_AVX512VBMI) &&
+    return ce_cpu_has_avx512vnni() && has_all(f.leaf7_ecx, LEAF7_ECX_AVX512VBMI) &&
            has_all(f.leaf7_edx, LEAF7_EDX_AMX_TILE | LEAF7_EDX_AMX_INT8 | LEAF7_EDX_AMX_BF16) &&
            has_all(f.leaf7_1_eax, LEAF7_1_EAX_AVX512_BF16) && has_all(f.xcr0, XCR0_TILES) &&
            request_tiles();
