@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .gguf import GGUFFile, ValueType, open_gguf
+from .gguf import GGUFFile, TensorInfo, ValueType, open_gguf
 from .gguf_writer import GGUFWriter
 from .output import check_not_a_source, check_room, free_bytes
 from .packed import (
@@ -62,17 +62,7 @@ def write_packed(
     check_not_a_source(out, gguf)
     total = sum(header.sizes.values())
     with GGUFWriter(out, alignment=ALIGNMENT, check=lambda path: _check(path, header)) as writer:
-        for key, value, kind in (
-            (ARCHITECTURE_KEY, ARCHITECTURE, ValueType.STRING),
-            (VERSION_KEY, header.version, ValueType.UINT32),
-            (SOURCE_NAME_KEY, header.source_name, ValueType.STRING),
-            (SOURCE_SIZE_KEY, header.source_size, ValueType.UINT64),
-            (FINGERPRINT_KEY, header.fingerprint, ValueType.STRING),
-        ):
-            writer.add(key, value, kind)
-        for name, n_bytes in header.sizes.items():
-            writer.declare(name, I8, (n_bytes,))
-        hashes_info = writer.declare(HASHES, I8, (len(header.sizes), HASH_BYTES))
+        hashes_info = declare_packed(writer, header)
         check_room(out, hashes_info.offset + hashes_info.n_bytes, free_bytes(out))
         hashes, done = [], 0
         for name in header.sizes:
@@ -86,6 +76,21 @@ def write_packed(
             gguf.release(name)
             hashes.append(digest.digest())
         writer.write(HASHES, b"".join(hashes))
+
+
+def declare_packed(writer: GGUFWriter, header: PackedHeader) -> TensorInfo:
+    """Add the metadata of a packed file and declare its tensors. Returns the last, `HASHES`."""
+    for key, value, kind in (
+        (ARCHITECTURE_KEY, ARCHITECTURE, ValueType.STRING),
+        (VERSION_KEY, header.version, ValueType.UINT32),
+        (SOURCE_NAME_KEY, header.source_name, ValueType.STRING),
+        (SOURCE_SIZE_KEY, header.source_size, ValueType.UINT64),
+        (FINGERPRINT_KEY, header.fingerprint, ValueType.STRING),
+    ):
+        writer.add(key, value, kind)
+    for name, n_bytes in header.sizes.items():
+        writer.declare(name, I8, (n_bytes,))
+    return writer.declare(HASHES, I8, (len(header.sizes), HASH_BYTES))
 
 
 def verify_packed(

@@ -8,7 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from pymixtral.engine import default_threads, is_repackable, repack_rows, repack_version
+from pymixtral.engine import (
+    REPACKED_ROWS,
+    default_threads,
+    is_repackable,
+    repack_rows,
+    repack_version,
+)
 from pymixtral.formats.blocks import row_bytes
 from pymixtral.formats.gguf import GGUFFile
 from pymixtral.formats.names import parse_name
@@ -16,7 +22,6 @@ from pymixtral.formats.packed import PackedHeader, header_for
 
 _PART_BYTES = 64 << 20  # in memory at a time
 _TASK_BYTES = 2 << 20  # of a thread at a time
-_GROUP_ROWS = 16
 
 
 def packed_header(gguf: GGUFFile) -> PackedHeader:
@@ -51,7 +56,7 @@ class Packer:
     def __call__(self, data: memoryview, type: int, n_cols: int) -> Iterator[memoryview]:
         """See `pymixtral.formats.packed_writer.Repack`. Matrices of a tensor follow one another,
         each of whole groups of rows, so that it is cut like one."""
-        group = _GROUP_ROWS * row_bytes(type, n_cols)
+        group = REPACKED_ROWS * row_bytes(type, n_cols)
         part_bytes, task_bytes = (max(n // group, 1) * group for n in (_PART_BYTES, _TASK_BYTES))
         buffer = np.empty(min(part_bytes, data.nbytes), np.uint8)
 

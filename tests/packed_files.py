@@ -4,19 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pymixtral.formats.gguf import ValueType
 from pymixtral.formats.gguf_writer import GGUFWriter
-from pymixtral.formats.packed import (
-    ARCHITECTURE,
-    ARCHITECTURE_KEY,
-    FINGERPRINT_KEY,
-    HASHES,
-    I8,
-    SOURCE_NAME_KEY,
-    SOURCE_SIZE_KEY,
-    VERSION_KEY,
-    PackedHeader,
-)
+from pymixtral.formats.packed import HASH_BYTES, HASHES, PackedHeader
+from pymixtral.formats.packed_writer import declare_packed
 
 # What the model beside it wants.
 SMALL = PackedHeader(
@@ -31,16 +21,8 @@ SMALL = PackedHeader(
 def write_small_packed(path: Path) -> Path:
     """Writes the file that `SMALL` describes, and returns its path."""
     with GGUFWriter(path, alignment=64) as writer:
-        writer.add(ARCHITECTURE_KEY, ARCHITECTURE, ValueType.STRING)
-        writer.add(VERSION_KEY, SMALL.version, ValueType.UINT32)
-        writer.add(FINGERPRINT_KEY, SMALL.fingerprint, ValueType.STRING)
-        writer.add(SOURCE_NAME_KEY, SMALL.source_name, ValueType.STRING)
-        writer.add(SOURCE_SIZE_KEY, SMALL.source_size, ValueType.UINT64)
-        shapes = {name: (size,) for name, size in SMALL.sizes.items()}
-        shapes |= {HASHES: (len(SMALL.sizes), 32)}
-        for name, shape in shapes.items():
-            writer.declare(name, I8, shape)
+        declare_packed(writer, SMALL)
         for name, size in SMALL.sizes.items():
             writer.write(name, bytes(size))
-        writer.write(HASHES, bytes(32 * len(SMALL.sizes)))
+        writer.write(HASHES, bytes(HASH_BYTES * len(SMALL.sizes)))
     return path

@@ -13,11 +13,12 @@ from pymixtral.engine.description import (
 )
 from pymixtral.engine.engine import Engine, EvalItem, Logits, Phase, Session
 from pymixtral.engine.machine import default_threads, explain_bus_errors, tiers
-from pymixtral.engine.rows import dequantize_rows, quantize_rows, repack_rows
+from pymixtral.engine.rows import REPACKED_ROWS, dequantize_rows, quantize_rows, repack_rows
 from pymixtral.engine.tap import TapEvent
 
 __all__ = [
     "KV_TYPES",
+    "REPACKED_ROWS",
     "TENSOR_TYPES",
     "Engine",
     "EngineOptions",

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from pymixtral._cengine import ffi, lib
 
+REPACKED_ROWS = 16  # rows that the repacked layout interleaves, and so has whole groups of
+
 
 def dequantize_rows(data: memoryview, source: int, n_rows: int, n_cols: int) -> NDArray[np.float32]:
     """Rows of GGML type `source` as float32 (n_rows, n_cols).
@@ -55,17 +57,17 @@ def repack_rows(data: memoryview, type: int, n_cols: int, out: NDArray[np.uint8]
     """Write rows of GGML type `type` to `out` in the repacked layout, in as many bytes.
 
     Args:
-        data: whole groups of 16 rows of `n_cols`, which is a multiple of 256.
+        data: whole groups of `REPACKED_ROWS` rows of `n_cols`, which is a multiple of 256.
 
     Raises:
         ValueError: the type, or the size of `data` or `out`, is none that can be repacked.
     """
-    group = 16 * int(lib.ce_row_bytes(type, n_cols))
+    group = REPACKED_ROWS * int(lib.ce_row_bytes(type, n_cols))
     if group == 0 or data.nbytes % group or out.nbytes != data.nbytes:
         raise ValueError(f"{data.nbytes} bytes to {out.nbytes} are no groups of {group}")
     error = ffi.new("ce_error *")
     src, dst = ffi.from_buffer(data), ffi.from_buffer(out)
-    n_rows = 16 * (data.nbytes // group)
+    n_rows = REPACKED_ROWS * (data.nbytes // group)
     _check_rows(lib.ce_repack_rows(type, src, n_rows, n_cols, dst, error), error)
 
 

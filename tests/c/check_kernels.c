@@ -272,27 +272,6 @@ static void check_accuracy(const ce_matmul_kernel *kernel, const weight_type *ty
 
 enum { MAX_SPANS = MAX_COLS / SPAN_COLS };
 
-static double magnitude_of_floats(const float *x) {
-    double sum = 0;
-    for (int i = 0; i < SPAN_COLS; i++) {
-        sum += fabs(x[i]);
-    }
-    return sum;
-}
-
-static double magnitude_of_weights(unpack_fn *unpack, const void *row, int b0) {
-    double sum = 0;
-    for (int b = b0; b < b0 + SPAN_BLOCKS; b++) {
-        columns32 w;
-        unpack(&w, row, b);
-        for (int i = 0; i < CE_QK; i++) {
-            sum += fabs((double)w.scale * w.mult[i / 16] * w.q[i] -
-                        (double)w.min * w.min_mult[i / 16]);
-        }
-    }
-    return sum;
-}
-
 /* Results are the definition's to the last bit, and that is as near the truth as int8 can be. */
 static void check_int8(const weight_type *type, const uint8_t *w, const float *y, int n_rows,
                        int n_tokens, int n_cols) {

@@ -103,6 +103,28 @@ static float add_span_product(float y, const row_span *w, const token_span *x) {
     return fmaf(sum, w->scale, y);
 }
 
+/* Sums of the absolute values of a span. */
+static double magnitude_of_floats(const float *x) {
+    double sum = 0;
+    for (int i = 0; i < SPAN_COLS; i++) {
+        sum += fabs(x[i]);
+    }
+    return sum;
+}
+
+static double magnitude_of_weights(unpack_fn *unpack, const void *row, int b0) {
+    double sum = 0;
+    for (int b = b0; b < b0 + SPAN_BLOCKS; b++) {
+        columns32 w;
+        unpack(&w, row, b);
+        for (int i = 0; i < CE_QK; i++) {
+            sum += fabs((double)w.scale * w.mult[i / 16] * w.q[i] -
+                        (double)w.min * w.min_mult[i / 16]);
+        }
+    }
+    return sum;
+}
+
 /* The largest error of a weight of the span: rounded itself, by a factor that was rounded to a
  * 256th. */
 static double weight_error(const row_span *w, quant_range range) {

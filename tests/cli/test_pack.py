@@ -6,12 +6,11 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from full_disk import run_out_of_disk
 from hollow_model import write_hollow_model
 from reference.tiny import TinyModel
 
@@ -201,15 +200,8 @@ def test_a_full_disk_is_told_before(
 
 
 def test_a_write_that_fails_leaves_the_old_file(model: Path, packed: Path) -> None:
-    """The limit of a file's size stands for the disk's."""
     before = packed.read_bytes()
-    program = [sys.executable, "-m", "pymixtral", "pack", str(model)]
-    result = subprocess.run(
-        ["bash", "-c", 'ulimit -f 60; exec "$@"', "bash", *program],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    result = run_out_of_disk("pack", model)
     assert result.returncode == 1
     assert result.stderr == f"error: {packed}: File too large\n"
     assert packed.read_bytes() == before

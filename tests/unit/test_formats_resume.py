@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from full_disk import run_out_of_disk
 from hf_folders import weights, write_folder
 from mistral_folders import write_original
 
@@ -235,16 +234,9 @@ def test_a_full_disk_is_told_before(
 
 
 def test_a_write_that_fails(source: Path, tmp_path: Path) -> None:
-    """The limit of a file's size stands for the disk's: a write fails in the middle."""
     out = tmp_path / "out.gguf"
     out.write_bytes(OLD)
-    command = [sys.executable, "-m", "pymixtral", "convert", str(source), str(out)]
-    result = subprocess.run(
-        ["bash", "-c", 'ulimit -f 60; exec "$@"', "bash", *command],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    result = run_out_of_disk("convert", source, out)
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1] == f"error: {out}: File too large"
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [OLD]

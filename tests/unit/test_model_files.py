@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import mmap
 import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
+from full_disk import run_out_of_disk
 
 from pymixtral import LLM
 from pymixtral.formats import GGUFFile, open_gguf
@@ -163,22 +162,7 @@ def test_a_failure_leaves_no_first_shard(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_write_that_fails_names_the_file(
     tmp_path: Path, command: str, options: list[str]
 ) -> None:
-    """The limit of a file's size stands for the disk's."""
-    program = [
-        sys.executable,
-        "-m",
-        "pymixtral",
-        command,
-        str(WHOLE),
-        str(tmp_path / "o"),
-        *options,
-    ]
-    result = subprocess.run(
-        ["bash", "-c", 'ulimit -f 60; exec "$@"', "bash", *program],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    result = run_out_of_disk(command, WHOLE, tmp_path / "o", *options)
     assert result.returncode == 1
     assert result.stderr.startswith(f"error: {tmp_path / 'o'}")
     assert result.stderr.endswith(": File too large\n")
