@@ -19,8 +19,7 @@ enum {
     PANEL_BYTES = 32 * 1024, /* at most */
     BLOCK_ROWS = 128,
     BLOCK_TOKENS = 256,
-    BLOCK_GROUPS = BLOCK_TOKENS / TILE_SIDE,
-    CACHE_LINE = 64
+    BLOCK_GROUPS = BLOCK_TOKENS / TILE_SIDE
 };
 
 typedef float tile_floats[TILE_SIDE][TILE_SIDE];
@@ -41,7 +40,7 @@ typedef void fill_fn(void *panel, const weight_rows *w, int r, int b0, int b_end
 
 /* A panel takes a few hundred bytes of each row, too few for the hardware's prefetcher: as a row's
  * span is read, line i of the same span of the panel right of it is fetched. */
-INLINE void prefetch_line(const block_format *f, const uint8_t *row, int panel_blocks, int i) {
+INLINE void prefetch_right(const block_format *f, const uint8_t *row, int panel_blocks, int i) {
     const size_t panel_bytes = panel_blocks / SPAN * span_bytes(f), at = (size_t)i * CACHE_LINE;
     if (at < span_bytes(f)) {
         _mm_prefetch((const char *)row + panel_bytes + at, _MM_HINT_T1);
@@ -50,11 +49,8 @@ INLINE void prefetch_line(const block_format *f, const uint8_t *row, int panel_b
 
 /* As above, the b-th part of the span of the panel right of this one. */
 INLINE void prefetch_repacked(const block_format *f, repacked_span span, int panel_blocks, int b) {
-    const int panel_bytes = panel_blocks / SPAN * (int)group_span_bytes(f);
-    const int n_lines = (int)group_span_bytes(f) / CACHE_LINE;
-    for (int i = b * n_lines / SPAN; i < (b + 1) * n_lines / SPAN; i++) {
-        _mm_prefetch((const char *)span.words + panel_bytes + i * CACHE_LINE, _MM_HINT_T1);
-    }
+    const uint8_t *right = span.words + panel_blocks / SPAN * group_span_bytes(f);
+    prefetch_span(f, right, b, SPAN, false);
 }
 
 /* ---- Blocks of rows and tokens ---- */

@@ -103,6 +103,27 @@ INLINE repacked_span part_of_group(const repacked_format *r, const uint8_t *grou
     };
 }
 
+INLINE void prefetch_line(const uint8_t *line, bool into_l1) {
+    if (into_l1) {
+        __builtin_prefetch(line, 0, 3);
+    } else {
+        __builtin_prefetch(line, 0, 2);
+    }
+}
+
+/* The first line of the i-th of n parts of a group's span. One that fills no whole lines ends in
+ * the middle of one, which counts. */
+INLINE size_t line_of_span(const block_format *f, int i, int n) {
+    return i * ((group_span_bytes(f) + CACHE_LINE - 1) / CACHE_LINE) / n * CACHE_LINE;
+}
+
+/* Fetches the i-th of n parts of a group's span. */
+INLINE void prefetch_span(const block_format *f, const uint8_t *span, int i, int n, bool into_l1) {
+    for (size_t at = line_of_span(f, i, n); at < line_of_span(f, i + 1, n); at += CACHE_LINE) {
+        prefetch_line(span + at, into_l1);
+    }
+}
+
 /* A span from block b0 on of ROWS rows from r on; rows beyond the last are the last ones. */
 INLINE repacked_span span_of(const weight_rows *w, int r, int b0) {
     const int first = min_int(r, w->n_rows - ROWS), part = first % CE_REPACK_ROWS / ROWS;

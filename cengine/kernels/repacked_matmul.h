@@ -9,16 +9,25 @@
 
 /* ---- Stream ---- */
 
-/* How far ahead of what is read: far into L2 and, to hide its latency, near into L1. The hardware's
- * prefetcher looks no further than a page, and a core that computes does not look far itself. */
-enum { FAR_BYTES = 8192, NEAR_BYTES = 1024 };
+INLINE bool is_amd_cpu(void) {
+#if defined(__x86_64__)
+    return __builtin_cpu_is("amd");
+#else
+    return false;
+#endif
+}
 
-/* The b-th part of what lies as far ahead of the span. */
-INLINE void prefetch_ahead(const block_format *f, const uint8_t *words, int b) {
-    const int n_lines = (int)(group_span_bytes(f) / CACHE_LINE);
-    for (int i = b * n_lines / SPAN; i < (b + 1) * n_lines / SPAN; i++) {
-        __builtin_prefetch(words + FAR_BYTES + i * CACHE_LINE, 0, 2);
-        __builtin_prefetch(words + NEAR_BYTES + i * CACHE_LINE, 0, 3);
+/* The b-th part of what is to come: the next span into L1, and the one behind it, to hide its
+ * latency, into L2, or on AMD into L1 as well, where it comes sooner. A line of each in turn:
+ * bursts would find no free line buffers. The hardware's prefetcher looks no further than a page,
+ * and a core that computes does not look far itself. Less than a span ahead would be too late, as
+ * words within it are not read in their order. */
+INLINE void prefetch_ahead(const block_format *f, const uint8_t *words, int b, bool is_amd) {
+    const uint8_t *next = words + group_span_bytes(f), *far = next + group_span_bytes(f);
+    for (size_t at = line_of_span(f, b, SPAN); at < line_of_span(f, b + 1, SPAN);
+         at += CACHE_LINE) {
+        prefetch_line(far + at, is_amd);
+        prefetch_line(next + at, true);
     }
 }
 
@@ -73,7 +82,7 @@ INLINE void repacked_block(const repacked_format *r, group_part part[PARTS], int
 
 /* n_rows and n_cols are multiples of what a group has; half_sum: room for n_cols / 16. */
 INLINE void repacked_stream(const repacked_format *r, float *y, const uint8_t *w, int n_rows,
-                            const ce_acts *x, int n_cols, int32_t *half_sum) {
+                            const ce_acts *x, int n_cols, int32_t *half_sum, bool is_amd) {
     const int n_blocks = n_cols / CE_QK;
     if (r->f->has_mult) {
         sum_halves_of_token(half_sum, x->q, n_cols);
@@ -90,7 +99,7 @@ INLINE void repacked_stream(const repacked_format *r, float *y, const uint8_t *w
             }
 #pragma GCC unroll 8 /* SPAN: makes the shifts in columns() constants */
             for (int b = 0; b < SPAN; b++) {
-                prefetch_ahead(r->f, part[0].span.words, b);
+                prefetch_ahead(r->f, part[0].span.words, b, is_amd);
                 repacked_block(r, part, b, x, half_sum, b0 + b);
             }
         }
@@ -108,14 +117,10 @@ INLINE void repacked_stream(const repacked_format *r, float *y, const uint8_t *w
 INLINE void prefetch_next_span(const weight_rows *w, const uint8_t *words, int part, int b0,
                                int b) {
     const repacked_format *format = w->format;
-    const size_t span_bytes = group_span_bytes(format->f);
     const bool is_last = b0 + SPAN >= w->n_blocks;
     const size_t ahead = is_last ? (BLOCK_ROWS - CE_REPACK_ROWS) * w->row_bytes : 0;
-    const int n_lines = (int)(span_bytes / CACHE_LINE), n_parts = PARTS * SPAN;
-    const int at = part * SPAN + b;
-    for (int i = at * n_lines / n_parts; i < (at + 1) * n_lines / n_parts; i++) {
-        __builtin_prefetch(words + span_bytes + ahead + i * CACHE_LINE);
-    }
+    const uint8_t *next = words + group_span_bytes(format->f) + ahead;
+    prefetch_span(format->f, next, part * SPAN + b, PARTS * SPAN, true);
 }
 
 /* unpack_fn */
@@ -139,7 +144,11 @@ INLINE void unpack_repacked(panel *p, const weight_rows *w, int r, int b0) {
                                        size_t w_row_bytes, int n_rows, const ce_acts *x,           \
                                        int n_tokens, int n_cols, void *work) {                     \
         if (n_tokens < token_packing.min_tokens) {                                                 \
-            repacked_stream(&repacked_##type, y, w, n_rows, x, n_cols, work);                      \
+            if (is_amd_cpu()) {                                                                    \
+                repacked_stream(&repacked_##type, y, w, n_rows, x, n_cols, work, true);            \
+            } else {                                                                               \
+                repacked_stream(&repacked_##type, y, w, n_rows, x, n_cols, work, false);           \
+            }                                                                                      \
         } else {                                                                                   \
             const weight_rows rows = {w, w_row_bytes, n_rows, n_cols / CE_QK, &repacked_##type};   \
             matmul_panels(&format_##type, unpack_repacked, y, y_stride, rows, x->packed, n_tokens, \

@@ -37,6 +37,8 @@ typedef struct {
 
 enum { GROUPS = CE_QK / 4 }; /* of four columns, in a block */
 
+enum { CACHE_LINE = 64 };
+
 static inline int min_int(int a, int b) { return a < b ? a : b; }
 
 /* ---- Rows ---- */

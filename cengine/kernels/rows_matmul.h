@@ -62,8 +62,6 @@ INLINE int32_t sum_16(const int8_t *q) {
 
 /* ---- Prefetch ---- */
 
-enum { CACHE_LINE = 64 };
-
 /* ROWS rows are as many streams, which end after a page or two: the hardware's prefetcher barely
  * gets going in them. This is how far ahead of block b0 to fetch: some spans and, near the end of
  * the rows, into the n_rows behind them. */
