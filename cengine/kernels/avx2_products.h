@@ -10,6 +10,9 @@
  * BLOCK_TILES sweeps lie in L1 together. */
 enum { PANELS = 2, TILE = 4, BLOCK_TILES = 4 };
 
+/* So many tokens multiply repacked weights sooner from registers than from panels. */
+enum { STREAM_TOKENS = 2 };
+
 /* What makes signed quants fit for dot_4: nothing. */
 enum { SIGNED_OFFSET = 0 };
 

@@ -48,18 +48,51 @@ static void sum_halves_of_token(int32_t *half_sum, const int8_t *q, int n_cols) 
 
 _Static_assert((int)PARTS <= (int)PANELS, "the rows of a group are multiplied together");
 
-/* ROWS rows of a group: their sums so far, and the span that is being multiplied. */
+/* A span of ROWS rows of a group. */
 typedef struct {
-    floats acc;
     repacked_span span;
     row_scales scales;
 } group_part;
 
-/* Adds the products of block b of the span with the activations' block `at`. half_sum: where the
- * type has scales of 16 columns. */
-INLINE void repacked_block(const repacked_format *r, group_part part[PARTS], int b,
-                           const ce_acts *x, const int32_t *half_sum, int at) {
-    const block_format *f = r->f;
+INLINE void load_span(group_part part[PARTS], const repacked_format *r, const uint8_t *group,
+                      int b0, int n_blocks) {
+    for (int i = 0; i < PARTS; i++) {
+        part[i].span = part_of_group(r, group, i, b0, n_blocks);
+        r->scales(&part[i].scales, part[i].span.halves, part[i].span.words);
+    }
+}
+
+/* A block of activations of up to TILE tokens. */
+typedef struct {
+    const int8_t *q;       /* 32 columns of token t at q + 32 * t */
+    const int32_t *sum[2]; /* see multiply_columns() */
+    block_terms terms[TILE];
+} block_tokens;
+
+/* Block `at` of one token; half_sum: where the type has scales of 16 columns. */
+INLINE block_tokens tokens_of_acts(const block_format *f, const ce_acts *x, const int32_t *half_sum,
+                                   int at) {
+    const float scale = x->scale[at];
+    return (block_tokens){
+        .q = x->q + at * CE_QK,
+        .sum = {f->has_mult ? half_sum + 2 * at : x->sum + at, half_sum + 2 * at + 1},
+        .terms = {{.scale = scale, .scaled_sum = scale * (float)x->sum[at]}}};
+}
+
+/* n_tokens from t on. */
+INLINE block_tokens tokens_of_packed(const block_format *f, const packed_block *x, int t,
+                                     int n_tokens) {
+    block_tokens tokens = {
+        .q = x->q[t], .sum = {f->has_mult ? x->half_sum[0] + t : x->sum + t, x->half_sum[1] + t}};
+    for (int j = 0; j < n_tokens; j++) {
+        tokens.terms[j] = terms_of(x, t + j);
+    }
+    return tokens;
+}
+
+/* acc[j] plus the products of block b of the span with the j-th of n_tokens tokens. */
+INLINE void add_block(floats acc[TILE][PARTS], const repacked_format *r,
+                      const group_part part[PARTS], int b, block_tokens x, int n_tokens) {
     bytes columns[PARTS][GROUPS];
     const bytes *w[PANELS];
     for (int i = 0; i < PARTS; i++) {
@@ -68,15 +101,13 @@ INLINE void repacked_block(const repacked_format *r, group_part part[PARTS], int
         }
         w[i] = columns[i];
     }
-    const int32_t *const sum[2] = {f->has_mult ? half_sum + 2 * at : x->sum + at,
-                                   half_sum + 2 * at + 1};
     ints half[2][PANELS][TILE];
-    multiply_columns(half, f, w, PARTS, x->q + at * CE_QK, sum, 1);
-    const block_terms terms = {.scale = x->scale[at],
-                               .scaled_sum = x->scale[at] * (float)x->sum[at]};
-    for (int i = 0; i < PARTS; i++) {
-        const ints halves[2] = {half[0][i][0], half[1][i][0]};
-        part[i].acc = accumulate(f, part[i].acc, halves, &part[i].scales, b, terms);
+    multiply_columns(half, r->f, w, PARTS, x.q, x.sum, n_tokens);
+    for (int j = 0; j < n_tokens; j++) {
+        for (int i = 0; i < PARTS; i++) {
+            const ints halves[2] = {half[0][i][j], half[1][i][j]};
+            acc[j][i] = accumulate(r->f, acc[j][i], halves, &part[i].scales, b, x.terms[j]);
+        }
     }
 }
 
@@ -88,24 +119,78 @@ INLINE void repacked_stream(const repacked_format *r, float *y, const uint8_t *w
         sum_halves_of_token(half_sum, x->q, n_cols);
     }
     for (int row = 0; row < n_rows; row += CE_REPACK_ROWS) {
-        group_part part[PARTS];
-        for (int i = 0; i < PARTS; i++) {
-            part[i].acc = (floats){0};
-        }
+        floats acc[TILE][PARTS] = {{{0}}};
         for (int b0 = 0; b0 < n_blocks; b0 += SPAN) {
-            for (int i = 0; i < PARTS; i++) {
-                part[i].span = part_of_group(r, w, i, b0, n_blocks);
-                r->scales(&part[i].scales, part[i].span.halves, part[i].span.words);
-            }
+            group_part part[PARTS];
+            load_span(part, r, w, b0, n_blocks);
 #pragma GCC unroll 8 /* SPAN: makes the shifts in columns() constants */
             for (int b = 0; b < SPAN; b++) {
                 prefetch_ahead(r->f, part[0].span.words, b, is_amd);
-                repacked_block(r, part, b, x, half_sum, b0 + b);
+                add_block(acc, r, part, b, tokens_of_acts(r->f, x, half_sum, b0 + b), 1);
             }
         }
         w += (size_t)(n_blocks / SPAN) * group_span_bytes(r->f);
         for (int i = 0; i < PARTS; i++) {
-            store_rows(y + row + i * ROWS, part[i].acc, ROWS);
+            store_rows(y + row + i * ROWS, acc[0][i], ROWS);
+        }
+    }
+}
+
+/* ---- Stream, of a few tokens ---- */
+
+/* acc plus the products of a span with n_tokens (at most TILE) tokens from t on. Columns are
+ * unpacked to registers for these tokens alone, and from L1 after the first ones: as panels,
+ * they would be stored and read again, which a few tokens do not repay. */
+INLINE void add_span(floats acc[][PARTS], const repacked_format *r, const group_part part[PARTS],
+                     const packed_block *x, int t, int n_tokens, bool is_amd) {
+    floats total[TILE][PARTS];
+    for (int i = 0; i < n_tokens * PARTS; i++) {
+        total[i / PARTS][i % PARTS] = acc[t + i / PARTS][i % PARTS];
+    }
+#pragma GCC unroll 8 /* SPAN */
+    for (int b = 0; b < SPAN; b++) {
+        if (t == 0) {
+            prefetch_ahead(r->f, part[0].span.words, b, is_amd);
+        }
+        add_block(total, r, part, b, tokens_of_packed(r->f, x + b, t, n_tokens), n_tokens);
+    }
+    for (int i = 0; i < n_tokens * PARTS; i++) {
+        acc[t + i / PARTS][i % PARTS] = total[i / PARTS][i % PARTS];
+    }
+}
+
+_Static_assert((int)STREAM_TOKENS <= (int)CE_PACK_TOKENS, "they are packed side by side");
+
+/* n_tokens: at most STREAM_TOKENS. */
+INLINE void repacked_stream_few(const repacked_format *r, float *y, size_t y_stride,
+                                const uint8_t *w, int n_rows, const packed_block *x, int n_tokens,
+                                int n_cols, bool is_amd) {
+    const int n_blocks = n_cols / CE_QK;
+    for (int row = 0; row < n_rows; row += CE_REPACK_ROWS) {
+        floats acc[STREAM_TOKENS][PARTS];
+        memset(acc, 0, n_tokens * sizeof acc[0]);
+        for (int b0 = 0; b0 < n_blocks; b0 += SPAN) {
+            group_part part[PARTS];
+            load_span(part, r, w, b0, n_blocks);
+            for (int t = 0; t < n_tokens;) {
+                const int n_left = n_tokens - t;
+                if (n_left >= TILE) {
+                    add_span(acc, r, part, x + b0, t, TILE, is_amd);
+                    t += TILE;
+                } else if (n_left >= 2) {
+                    add_span(acc, r, part, x + b0, t, 2, is_amd);
+                    t += 2;
+                } else {
+                    add_span(acc, r, part, x + b0, t, 1, is_amd);
+                    t += 1;
+                }
+            }
+        }
+        w += (size_t)(n_blocks / SPAN) * group_span_bytes(r->f);
+        for (int t = 0; t < n_tokens; t++) {
+            for (int i = 0; i < PARTS; i++) {
+                store_rows(y + t * y_stride + row + i * ROWS, acc[t][i], ROWS);
+            }
         }
     }
 }
@@ -149,6 +234,9 @@ INLINE void unpack_repacked(panel *p, const weight_rows *w, int r, int b0) {
             } else {                                                                               \
                 repacked_stream(&repacked_##type, y, w, n_rows, x, n_cols, work, false);           \
             }                                                                                      \
+        } else if (n_tokens <= STREAM_TOKENS) {                                                    \
+            repacked_stream_few(&repacked_##type, y, y_stride, w, n_rows, x->packed, n_tokens,     \
+                                n_cols, is_amd_cpu());                                             \
         } else {                                                                                   \
             const weight_rows rows = {w, w_row_bytes, n_rows, n_cols / CE_QK, &repacked_##type};   \
             matmul_panels(&format_##type, unpack_repacked, y, y_stride, rows, x->packed, n_tokens, \
