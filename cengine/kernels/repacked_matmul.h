@@ -9,14 +9,6 @@
 
 /* ---- Stream ---- */
 
-INLINE bool is_amd_cpu(void) {
-#if defined(__x86_64__)
-    return __builtin_cpu_is("amd");
-#else
-    return false;
-#endif
-}
-
 /* The b-th part of what is to come: the next span into L1, and the one behind it, to hide its
  * latency, into L2, or on AMD into L1 as well, where it comes sooner. A line of each in turn:
  * bursts would find no free line buffers. The hardware's prefetcher looks no further than a page,
