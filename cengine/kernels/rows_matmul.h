@@ -135,10 +135,10 @@ INLINE floats stream_rows(const block_format *f, const uint8_t *row[ROWS], const
         f->scales(&s, row, n);
 #pragma GCC unroll 8 /* SPAN: makes the shifts in quants() constants */
         for (int b = 0; b < n; b++) {
-            prefetch_part(f, row, b, far);
             if (is_amd) {
                 prefetch_part(f, row, b, near);
             }
+            prefetch_part(f, row, b, far);
             acc = stream_block(f, acc, row, &s, b, x, b0 + b);
         }
         advance_rows(row, span_bytes(f));
