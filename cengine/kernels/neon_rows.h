@@ -17,7 +17,7 @@ enum { ROWS = 4, ROWS_PER_VECTOR = 1, VECTORS = 8 };
  * sweeps lie in L1 together. */
 enum { PANELS = 4, TILE = 4, BLOCK_TILES = 2 };
 
-/* So many tokens multiply repacked weights sooner from registers than from panels. */
+/* So many tokens multiply repacked weights from registers, more from panels; not measured. */
 enum { STREAM_TOKENS = 1 };
 
 /* What makes signed quants fit for dot_4: nothing. Unsigned ones are below 128. */

@@ -54,13 +54,6 @@ INLINE void load_span(group_part part[PARTS], const repacked_format *r, const ui
     }
 }
 
-/* A block of activations of up to TILE tokens. */
-typedef struct {
-    const int8_t *q;       /* 32 columns of token t at q + 32 * t */
-    const int32_t *sum[2]; /* see multiply_columns() */
-    block_terms terms[TILE];
-} block_tokens;
-
 /* Block `at` of one token; half_sum: where the type has scales of 16 columns. */
 INLINE block_tokens tokens_of_acts(const block_format *f, const ce_acts *x, const int32_t *half_sum,
                                    int at) {
@@ -71,36 +64,20 @@ INLINE block_tokens tokens_of_acts(const block_format *f, const ce_acts *x, cons
         .terms = {{.scale = scale, .scaled_sum = scale * (float)x->sum[at]}}};
 }
 
-/* n_tokens from t on. */
-INLINE block_tokens tokens_of_packed(const block_format *f, const packed_block *x, int t,
-                                     int n_tokens) {
-    block_tokens tokens = {
-        .q = x->q[t], .sum = {f->has_mult ? x->half_sum[0] + t : x->sum + t, x->half_sum[1] + t}};
-    for (int j = 0; j < n_tokens; j++) {
-        tokens.terms[j] = terms_of(x, t + j);
-    }
-    return tokens;
-}
-
 /* acc[j] plus the products of block b of the span with the j-th of n_tokens tokens. */
-INLINE void add_block(floats acc[TILE][PARTS], const repacked_format *r,
+INLINE void add_block(floats acc[TILE][PANELS], const repacked_format *r,
                       const group_part part[PARTS], int b, block_tokens x, int n_tokens) {
     bytes columns[PARTS][GROUPS];
     const bytes *w[PANELS];
+    const row_scales *s[PANELS];
     for (int i = 0; i < PARTS; i++) {
         for (int g = 0; g < GROUPS; g++) {
             columns[i][g] = columns_at(r, part[i].span, b, g);
         }
         w[i] = columns[i];
+        s[i] = &part[i].scales;
     }
-    ints half[2][PANELS][TILE];
-    multiply_columns(half, r->f, w, PARTS, x.q, x.sum, n_tokens);
-    for (int j = 0; j < n_tokens; j++) {
-        for (int i = 0; i < PARTS; i++) {
-            const ints halves[2] = {half[0][i][j], half[1][i][j]};
-            acc[j][i] = accumulate(r->f, acc[j][i], halves, &part[i].scales, b, x.terms[j]);
-        }
-    }
+    add_products_of_block(acc, r->f, w, s, PARTS, b, x, n_tokens);
 }
 
 /* n_rows and n_cols are multiples of what a group has; half_sum: room for n_cols / 16. */
@@ -111,7 +88,7 @@ INLINE void repacked_stream(const repacked_format *r, float *y, const uint8_t *w
         sum_halves_of_token(half_sum, x->q, n_cols);
     }
     for (int row = 0; row < n_rows; row += CE_REPACK_ROWS) {
-        floats acc[TILE][PARTS] = {{{0}}};
+        floats acc[TILE][PANELS] = {{{0}}};
         for (int b0 = 0; b0 < n_blocks; b0 += SPAN) {
             group_part part[PARTS];
             load_span(part, r, w, b0, n_blocks);
@@ -135,7 +112,7 @@ INLINE void repacked_stream(const repacked_format *r, float *y, const uint8_t *w
  * they would be stored and read again, which a few tokens do not repay. */
 INLINE void add_span(floats acc[][PARTS], const repacked_format *r, const group_part part[PARTS],
                      const packed_block *x, int t, int n_tokens, bool is_amd) {
-    floats total[TILE][PARTS];
+    floats total[TILE][PANELS];
     for (int i = 0; i < n_tokens * PARTS; i++) {
         total[i / PARTS][i % PARTS] = acc[t + i / PARTS][i % PARTS];
     }

@@ -247,6 +247,39 @@ INLINE void multiply_columns(ints half[2][PANELS][TILE], const block_format *f,
     }
 }
 
+/* A block of activations of up to TILE tokens. */
+typedef struct {
+    const int8_t *q;       /* 32 columns of token t at q + 32 * t */
+    const int32_t *sum[2]; /* see multiply_columns() */
+    block_terms terms[TILE];
+} block_tokens;
+
+/* n_tokens from t on. */
+INLINE block_tokens tokens_of_packed(const block_format *f, const packed_block *x, int t,
+                                     int n_tokens) {
+    block_tokens tokens = {
+        .q = x->q[t], .sum = {f->has_mult ? x->half_sum[0] + t : x->sum + t, x->half_sum[1] + t}};
+    for (int j = 0; j < n_tokens; j++) {
+        tokens.terms[j] = terms_of(x, t + j);
+    }
+    return tokens;
+}
+
+/* acc[j][i] plus the products of block b of the i-th of n_panels panels with the j-th of n_tokens
+ * tokens. */
+INLINE void add_products_of_block(floats acc[TILE][PANELS], const block_format *f,
+                                  const bytes *const w[PANELS], const row_scales *const s[PANELS],
+                                  int n_panels, int b, block_tokens x, int n_tokens) {
+    ints half[2][PANELS][TILE];
+    multiply_columns(half, f, w, n_panels, x.q, x.sum, n_tokens);
+    for (int j = 0; j < n_tokens; j++) {
+        for (int i = 0; i < n_panels; i++) {
+            const ints halves[2] = {half[0][i][j], half[1][i][j]};
+            acc[j][i] = accumulate(f, acc[j][i], halves, s[i], b, x.terms[j]);
+        }
+    }
+}
+
 /* Adds the panels' n blocks times those of n_tokens (at most TILE) tokens from t on. */
 INLINE void sweep(floats acc[][PANELS], const block_format *f, const panel p[PANELS], int n,
                   const packed_block *x, int t, int n_tokens) {
@@ -255,21 +288,14 @@ INLINE void sweep(floats acc[][PANELS], const block_format *f, const panel p[PAN
         total[i / PANELS][i % PANELS] = acc[i / PANELS][i % PANELS];
     }
     for (int b = 0; b < n; b++, x++) {
-        ints half[2][PANELS][TILE];
         const bytes *w[PANELS];
+        const row_scales *s[PANELS];
         for (int i = 0; i < PANELS; i++) {
             w[i] = p[i].quants[b];
+            s[i] = &p[i].scales;
         }
-        const int32_t *const sum[2] = {f->has_mult ? x->half_sum[0] + t : x->sum + t,
-                                       x->half_sum[1] + t};
-        multiply_columns(half, f, w, PANELS, x->q[t], sum, n_tokens);
-        for (int j = 0; j < n_tokens; j++) {
-            for (int i = 0; i < PANELS; i++) {
-                const ints halves[2] = {half[0][i][j], half[1][i][j]};
-                total[j][i] =
-                    accumulate(f, total[j][i], halves, &p[i].scales, b, terms_of(x, t + j));
-            }
-        }
+        add_products_of_block(total, f, w, s, PANELS, b, tokens_of_packed(f, x, t, n_tokens),
+                              n_tokens);
     }
     for (int i = 0; i < n_tokens * PANELS; i++) {
         acc[i / PANELS][i % PANELS] = total[i / PANELS][i % PANELS];

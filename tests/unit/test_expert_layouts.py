@@ -82,7 +82,7 @@ def test_experts_of_several_types(tmp_path: Path, merged: Path, apart: Path) -> 
     mixed = with_types(apart, tmp_path / "mixed.gguf", types)
     found, exact = logits(mixed, Phase.PROMPT), logits(merged, Phase.PROMPT)
     error = np.sqrt(np.mean((found - exact) ** 2) / np.mean(exact**2))
-    assert 0 < error < 0.05  # int8 costs 0.02; an expert read as of another type, 1
+    assert 0 < error < 0.025  # int8 costs 0.02; an expert read as of another type, 1
     with pytest.raises(FormatError, match=r"ffn_up.1.weight: is Q8_0, .*ffn_up.0.weight is F32"):
         merge_gguf(mixed, tmp_path / "out.gguf")
     assert not (tmp_path / "out.gguf").exists()
