@@ -20,7 +20,7 @@ EMULATOR ?=
 
 INCLUDES  = -Icengine/include -Icengine/kernels -Icengine/src -Icengine
 HEADERS   = $(wildcard cengine/*.h cengine/*/*.h tests/c/*.h)
-C_FILES   = $(wildcard cengine/*/*.c tests/c/*.c) $(HEADERS)
+C_FILES   = $(wildcard cengine/*/*.c tests/c/*.c bench/*.c) $(HEADERS)
 CORE      = $(wildcard cengine/src/*.c)
 TIERS_x86_64 = avx2 avxvnni avx512vnni amx
 TIERS_aarch64 = neon
@@ -71,8 +71,8 @@ fuzz: ## every fuzz target for FUZZ_SECONDS or FUZZ_RUNS, FUZZ_JOBS of them at o
 	    || { cat build/fuzz/TARGET.log; exit 255; }; printf "%-16s" TARGET; grep "^Done" build/fuzz/TARGET.log'
 
 bench: ## the kernels' speed, then the engine's on the model that ships
-	$(MAKE) $(BUILD)/check_kernels
-	$(BUILD)/check_kernels --bench
+	$(MAKE) $(BUILD)/bench_kernels
+	$(BUILD)/bench_kernels -r 3
 	$(PYTHON) -m pymixtral bench
 
 lint: ## ruff, mypy, clang-format
@@ -115,6 +115,9 @@ define LINK_CHECK
 endef
 
 $(BUILD)/check_%: tests/c/check_%.c $(CHECKED) $(HEADERS)
+	$(LINK_CHECK)
+
+$(BUILD)/bench_kernels: bench/kernels.c $(CHECKED) $(HEADERS)
 	$(LINK_CHECK)
 
 # Alone, so that ThreadSanitizer needs no build of every kernel.

@@ -1,6 +1,5 @@
 /* The matmul kernels of every tier against the definition of their types, computed in double, and
- * against themselves: a result may not depend on how the work was cut. With --bench [substring],
- * their speed (of the kernels whose name has the substring) instead. */
+ * against themselves: a result may not depend on how the work was cut. */
 #include "check.h"
 #include "generic_blocks.h"
 #include "generic_blocks_iq.h"
@@ -502,87 +501,8 @@ static bool same_as_prompt(const ce_kernels *k, int phase, const weight_type *ty
            k->matmul[phase][type->type].run == k->matmul[CE_PHASE_PROMPT][type->type].run;
 }
 
-/* ---- Speed ---- */
-
-enum { BENCH_SIZE = 4096, BENCH_TOKENS = 256 };
-
-/* Billions of multiplications a second: the best of several runs. */
-static double measure(const ce_matmul_kernel *kernel, float *y, const void *w, size_t row_bytes,
-                      const ce_acts *x, int n_tokens) {
-    double best = 1e9, spent = 0;
-    for (int i = 0; i < 50 && (i < 3 || spent < 0.2); i++) {
-        const double start = seconds();
-        kernel->run(y, BENCH_SIZE, w, row_bytes, BENCH_SIZE, x, n_tokens, BENCH_SIZE, work);
-        const double took = seconds() - start;
-        spent += took;
-        best = took < best ? took : best;
-    }
-    return 1e-9 * n_tokens * BENCH_SIZE * BENCH_SIZE / best;
-}
-
-static void pack_bench_tokens(const ce_packing *packing, uint8_t *packed, const ce_acts *x) {
-    for (size_t t = 0; packing != NULL && t < BENCH_TOKENS; t += CE_PACK_TOKENS) {
-        const size_t n_blocks = BENCH_SIZE / CE_QK;
-        const ce_acts group = {.f32 = x->f32 + t * BENCH_SIZE,
-                               .q = x->q + t * BENCH_SIZE,
-                               .scale = x->scale + t * n_blocks,
-                               .sum = x->sum + t * n_blocks};
-        packing->pack(packed + t / CE_PACK_TOKENS * n_blocks * packing->block_bytes, &group,
-                      CE_PACK_TOKENS, BENCH_SIZE);
-    }
-}
-
-static void bench_type(const weight_type *type, const char *filter) {
-    const size_t row_bytes = (size_t)ce_row_bytes(type->type, BENCH_SIZE);
-    const size_t n_x = (size_t)BENCH_TOKENS * BENCH_SIZE;
-    uint8_t *w = malloc(BENCH_SIZE * row_bytes);
-    float *floats = malloc(n_x * sizeof(float)), *scale = malloc(n_x / CE_QK * sizeof(float));
-    float *y = malloc(n_x * sizeof(float));
-    int8_t *q = malloc(n_x);
-    int32_t *sum = malloc(n_x / CE_QK * sizeof(int32_t));
-    uint8_t *packed = aligned_alloc(64, n_x / CE_PACK_TOKENS / CE_QK * MAX_PACK_BLOCK);
-    if (w == NULL || floats == NULL || scale == NULL || y == NULL || q == NULL || sum == NULL ||
-        packed == NULL) {
-        perror("malloc");
-        exit(2);
-    }
-    random_weights(w, type, (int64_t)BENCH_SIZE * BENCH_SIZE, ORDINARY);
-    random_floats(floats, n_x, 1.0f);
-    ce_kernels k;
-    ce_kernels_generic(&k);
-    k.quantize_act(q, scale, sum, floats, (int)n_x);
-    const ce_acts x = {.f32 = floats, .q = q, .scale = scale, .sum = sum, .packed = packed};
-    for (int tier = 0; ce_tier_name(tier) != NULL; tier++) {
-        for (int phase = 0; phase < CE_N_PHASES && tier_kernels(tier, &k); phase++) {
-            const ce_matmul_kernel *kernel = &k.matmul[phase][type->type];
-            if (strstr(kernel->name, filter) == NULL || same_as_prompt(&k, phase, type)) {
-                continue;
-            }
-            pack_bench_tokens(kernel->packing, packed, &x);
-            const double one = measure(kernel, y, w, row_bytes, &x, 1);
-            printf("%-28s %8.2f %8.2f %8.2f GMAC/s at 1, 8, 256 tokens; %6.2f GB/s at 1\n",
-                   kernel->name, one, measure(kernel, y, w, row_bytes, &x, 8),
-                   measure(kernel, y, w, row_bytes, &x, BENCH_TOKENS),
-                   one * row_bytes / BENCH_SIZE);
-        }
-    }
-    free(w);
-    free(floats);
-    free(scale);
-    free(y);
-    free(q);
-    free(sum);
-    free(packed);
-}
-
-int main(int argc, char **argv) {
+int main(void) {
     report_crashes();
-    if (argc > 1 && strcmp(argv[1], "--bench") == 0) {
-        for (int i = 0; i < N_TYPES; i++) {
-            bench_type(&types[i], argc > 2 ? argv[2] : "");
-        }
-        return 0;
-    }
     guard_w = guarded_new(sizeof weights);
     guard_x = guarded_new(sizeof x_f32 + sizeof x_packed);
     guard_scale = guarded_new(sizeof x_scale);
