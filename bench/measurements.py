@@ -125,8 +125,9 @@ def _race(row: Row, setup: Setup, sweep: list[Trial]) -> Record:
             figures.append(Figure(what, our_result.bandwidth_fraction, row.part_of_limit))
         if row.test == "prefill" and not row.depth:
             limits = measure_limits(engine)
-            products = expert_products(ours.llm.file.gguf, ours.llm.file.hparams)
-            rate = products * row.n * setup.rounds / seconds
+            file = ours.llm.file
+            products = expert_products(file.gguf, file.hparams, row.n)
+            rate = products * setup.rounds / seconds
             peak = limits.products_per_second
             what = f"experts' matmuls, of {peak / 1e9:.0f} GMAC/s ({limits.instruction})"
             figures.append(Figure(what, rate / peak, row.part_of_limit))

@@ -2,8 +2,8 @@
 
     python bench/resident_memory.py MODEL --prompt 512
 
-Prints JSON, in bytes: {"estimate", "resident"}. A prompt of random ids touches every expert and
-fills the context. Resident is what the kernel counts (VmRSS), the interpreter and numpy included.
+Prints JSON, in bytes: {"estimate", "resident"}. A prompt of random ids, of which all logits are
+wanted, touches every expert and fills the context. Resident is what the kernel counts (VmRSS), the interpreter and numpy included.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def main() -> None:
     options = parser.parse_args()
     with LLM(options.model, n_ctx=options.prompt) as llm:
         ids = np.random.default_rng(0).integers(0, llm.n_vocab, options.prompt, dtype=np.int32)
-        llm.new_session().eval(ids, Phase.PROMPT)
+        llm.new_session().eval(ids, Phase.PROMPT, n_logits=len(ids))
         found = {"estimate": llm.memory_need.total, "resident": resident_bytes()}
     print(json.dumps(found))
 

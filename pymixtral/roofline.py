@@ -26,6 +26,7 @@ MULTIPLY_SECONDS = 0.2
 REPETITIONS = 5
 
 _EXPERT_ROLES = {TensorRole.FFN_GATE, TensorRole.FFN_UP, TensorRole.FFN_DOWN}
+_KEY_AND_VALUE_ROLES = {TensorRole.ATTN_K, TensorRole.ATTN_V}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,44 +48,60 @@ class Cost:
 
 
 def prefill_cost(gguf: GGUFFile, hparams: HParams, n_tokens: int, batch_rows: int) -> Cost:
-    """Of reading a prompt: all experts are visited, and only the last token's logits computed."""
+    """Of reading a prompt: all experts are visited, and only the last token's logits computed.
+
+    Of the last layer, the other tokens need keys and values alone.
+    """
     n_bytes = 0.0
-    n_products = _attention_products(hparams, range(n_tokens))
+    n_products = _attention_products(hparams, range(n_tokens), hparams.n_layers - 1)
+    n_products += _attention_products(hparams, range(n_tokens - 1, n_tokens), 1)
     n_passes = -(-n_tokens // batch_rows)
-    for tensor, role in _matrices(gguf, hparams):
-        n_rows = 1 if role in (TensorRole.OUTPUT, TensorRole.TOKEN_EMBD) else n_tokens
-        n_bytes += tensor.n_bytes * n_passes
-        n_products += math.prod(tensor.shape) * _share_used(role, hparams) * n_rows
+    for tensor, role, layer in _matrices(gguf, hparams):
+        share = _share_used(role, hparams)
+        n_rows = _prompt_rows(role, layer, hparams, n_tokens)
+        n_bytes += tensor.n_bytes * (share if n_rows == 1 else n_passes)
+        n_products += math.prod(tensor.shape) * share * n_rows
     return Cost(n_bytes, n_products)
 
 
 def decode_cost(gguf: GGUFFile, hparams: HParams, first: int, n_tokens: int) -> Cost:
     """Of generating tokens one by one, from position `first` on."""
     n_bytes = 0.0
-    n_products = _attention_products(hparams, range(first, first + n_tokens))
-    for tensor, role in _matrices(gguf, hparams):
+    positions = range(first, first + n_tokens)
+    n_products = _attention_products(hparams, positions, hparams.n_layers)
+    for tensor, role, _ in _matrices(gguf, hparams):
         share = _share_used(role, hparams)
         n_bytes += tensor.n_bytes * share * n_tokens
         n_products += math.prod(tensor.shape) * share * n_tokens
     return Cost(n_bytes, n_products)
 
 
-def expert_products(gguf: GGUFFile, hparams: HParams) -> float:
-    """Multiply-adds of one token with the experts that it chose, in all layers."""
+def expert_products(gguf: GGUFFile, hparams: HParams, n_tokens: int) -> float:
+    """Multiply-adds of a prompt's tokens with the experts that they chose."""
     return sum(
-        math.prod(tensor.shape) * _share_used(role, hparams)
-        for tensor, role in _matrices(gguf, hparams)
+        math.prod(tensor.shape)
+        * _share_used(role, hparams)
+        * _prompt_rows(role, layer, hparams, n_tokens)
+        for tensor, role, layer in _matrices(gguf, hparams)
         if role in _EXPERT_ROLES
     )
 
 
-def _matrices(gguf: GGUFFile, hparams: HParams) -> Iterator[tuple[TensorInfo, TensorRole]]:
+def _matrices(
+    gguf: GGUFFile, hparams: HParams
+) -> Iterator[tuple[TensorInfo, TensorRole, int | None]]:
     """The tensors that are read as a whole, those of experts by the tokens that chose them."""
     for tensor in gguf.tensors.values():
-        role, _ = parse_name(tensor.name) or (None, None)
+        role, layer = parse_name(tensor.name) or (None, None)
         is_looked_up = role is TensorRole.TOKEN_EMBD and not hparams.tied_output
         if role is not None and not is_looked_up and len(tensor.shape) > 1:
-            yield tensor, role
+            yield tensor, role, layer
+
+
+def _prompt_rows(role: TensorRole, layer: int | None, hparams: HParams, n_tokens: int) -> int:
+    """How many of a prompt's tokens are multiplied with a tensor."""
+    is_last = layer is None or layer == hparams.n_layers - 1
+    return 1 if is_last and role not in _KEY_AND_VALUE_ROLES else n_tokens
 
 
 def _share_used(role: TensorRole, hparams: HParams) -> float:
@@ -93,10 +110,10 @@ def _share_used(role: TensorRole, hparams: HParams) -> float:
     return hparams.n_experts_used / hparams.n_experts if is_expert else 1.0
 
 
-def _attention_products(hparams: HParams, positions: range) -> float:
+def _attention_products(hparams: HParams, positions: range, n_layers: int) -> float:
     window = hparams.sliding_window or positions.stop
     n_seen = sum(min(position + 1, window) for position in positions)
-    return 2.0 * hparams.n_layers * hparams.n_heads * hparams.head_dim * n_seen
+    return 2.0 * n_layers * hparams.n_heads * hparams.head_dim * n_seen
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,11 @@ static void store_chunk(void *ctx, int64_t row, int thread) {
     }
 }
 
+bool ce_store_kv(const ce_pass *pass, int layer) {
+    attention_loop loop = {.pass = pass, .layer = layer};
+    return ce_pass_run(pass, pass->n_rows, store_chunk, &loop);
+}
+
 /* ---- The tasks ---- */
 
 static int first_seen(const ce_pass *pass, int row) {
@@ -211,12 +216,10 @@ static void finish_chunk(void *ctx, int64_t i, int thread) {
     ce_quantize_row(loop->pass, &s->heads, row);
 }
 
-bool ce_attention(const ce_pass *pass, int layer) {
+bool ce_attend(const ce_pass *pass, int layer) {
     const bool is_prompt = pass->phase == CE_PHASE_PROMPT;
     const int step = is_prompt ? pass->n_rows : CE_SPLIT_ROWS;
     attention_loop loop = {.pass = pass, .layer = layer};
-    if (!ce_pass_run(pass, pass->n_rows, store_chunk, &loop))
-        return false;
     for (int row = 0; row < pass->n_rows; row += step) {
         loop.first_row = row;
         loop.n_rows = min(step, pass->n_rows - row);

@@ -4,8 +4,11 @@
 
 #include "engine.h"
 
-/* From scratch.q, .k, .v: rotates q and k, appends k and v to the sessions, and leaves the
- * heads' outputs in scratch.heads. False when cancelled. */
-bool ce_attention(const ce_pass *pass, int layer);
+/* Rotates scratch.q and .k, and appends k and v to the sessions' caches. False when cancelled. */
+bool ce_store_kv(const ce_pass *pass, int layer);
+
+/* scratch.q over the caches: leaves the heads' outputs in scratch.heads. A session's rows are at
+ * consecutive positions. False when cancelled. */
+bool ce_attend(const ce_pass *pass, int layer);
 
 #endif

@@ -67,8 +67,7 @@ typedef struct {
     uint8_t *packed;        /* inputs of the jobs of one ce_matmul, where kernels want them so */
     uint8_t *work;          /* [n_threads][CE_WORK_BYTES] */
 
-    int32_t *head_row; /* [B]: rows whose logits are wanted */
-    float *logits;     /* [CE_HEAD_ROWS][n_vocab] */
+    float *logits; /* [CE_HEAD_ROWS][n_vocab] */
 } ce_scratch;
 
 enum {

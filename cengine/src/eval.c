@@ -16,7 +16,7 @@ bool ce_pass_run(const ce_pass *pass, int64_t n, ce_chunk_fn *fn, void *ctx) {
     return !ce_cancelled(pass->cancel);
 }
 
-/* ---- The layers ---- */
+/* ---- Parts of a layer ---- */
 
 static void embed(const ce_pass *pass) {
     const ce_engine *engine = pass->engine;
@@ -51,31 +51,7 @@ static bool project_heads(const ce_pass *pass, const ce_layer *layer) {
     return ce_matmul(pass, &job, 1);
 }
 
-static bool run_layer(ce_pass *pass, int i) {
-    ce_scratch *s = &pass->engine->scratch;
-    const ce_layer *layer = &pass->engine->model.layers[i];
-
-    if (!ce_norm_rows(pass, NULL, layer->attn_norm))
-        return false;
-    ce_tap_rows(pass, CE_ATTN_Q, i, &s->norm);
-    ce_clock(pass, CE_OP_NORM);
-    if (!project_qkv(pass, layer))
-        return false;
-    ce_clock(pass, CE_OP_QKV);
-    if (!ce_attention(pass, i))
-        return false;
-    ce_tap_rows(pass, CE_ATTN_OUTPUT, i, &s->heads);
-    ce_clock(pass, CE_OP_ATTENTION);
-    if (!project_heads(pass, layer))
-        return false;
-    ce_clock(pass, CE_OP_ATTN_OUTPUT);
-    if (!ce_norm_rows(pass, s->proj, layer->ffn_norm))
-        return false;
-    ce_clock(pass, CE_OP_NORM);
-    return ce_feed_forward(pass, i);
-}
-
-/* ---- The head, for the rows whose logits are wanted ---- */
+/* ---- The rows that go on: those whose logits are wanted ---- */
 
 static const ce_item *item_of(const ce_pass *pass, int row) {
     return &pass->items[pass->engine->scratch.item[row]];
@@ -88,35 +64,94 @@ static int64_t logits_index(const ce_pass *pass, int row) {
     return (int64_t)item->n_logits - n_after;
 }
 
-static int list_head_rows(const ce_pass *pass) {
+/* Drops the other rows from the pass, and those of items that failed. */
+static void keep_head_rows(ce_pass *pass) {
+    const ce_scratch *s = &pass->engine->scratch;
+    const size_t dim = (size_t)s->norm.n_cols, q_cols = (size_t)s->heads.n_cols;
     int n = 0;
-    for (int row = 0; row < pass->n_rows; row++)
-        if (item_of(pass, row)->status == CE_OK && logits_index(pass, row) >= 0)
-            pass->engine->scratch.head_row[n++] = row;
-    return n;
+    for (int row = 0; row < pass->n_rows; row++) {
+        if (item_of(pass, row)->status != CE_OK || logits_index(pass, row) < 0)
+            continue;
+        if (row != n) {
+            s->item[n] = s->item[row];
+            s->position[n] = s->position[row];
+            memcpy(s->x + (size_t)n * dim, s->x + (size_t)row * dim, dim * sizeof *s->x);
+            memcpy(s->q + (size_t)n * q_cols, s->q + (size_t)row * q_cols, q_cols * sizeof *s->q);
+        }
+        n++;
+    }
+    pass->n_rows = n;
 }
 
-static bool run_head(const ce_pass *pass) {
-    ce_engine *engine = pass->engine;
+/* ---- The layers ---- */
+
+/* Behind the last layer's keys and values, a row serves its own logits alone. A tap wants all. */
+static bool all_rows_go_on(const ce_pass *pass, int layer) {
+    const ce_engine *engine = pass->engine;
+    return engine->tap != NULL || layer + 1 < engine->model.hp.n_layers;
+}
+
+static bool run_layer(ce_pass *pass, int i) {
+    ce_scratch *s = &pass->engine->scratch;
+    const ce_layer *layer = &pass->engine->model.layers[i];
+
+    if (!ce_norm_rows(pass, NULL, layer->attn_norm))
+        return false;
+    ce_tap_rows(pass, CE_ATTN_Q, i, &s->norm);
+    ce_clock(pass, CE_OP_NORM);
+    if (!project_qkv(pass, layer))
+        return false;
+    ce_clock(pass, CE_OP_QKV);
+    if (!ce_store_kv(pass, i))
+        return false;
+    if (!all_rows_go_on(pass, i))
+        keep_head_rows(pass);
+    if (pass->n_rows == 0)
+        return true;
+    if (!ce_attend(pass, i))
+        return false;
+    ce_tap_rows(pass, CE_ATTN_OUTPUT, i, &s->heads);
+    ce_clock(pass, CE_OP_ATTENTION);
+    if (!project_heads(pass, layer))
+        return false;
+    ce_clock(pass, CE_OP_ATTN_OUTPUT);
+    if (!ce_norm_rows(pass, s->proj, layer->ffn_norm))
+        return false;
+    ce_clock(pass, CE_OP_NORM);
+    return ce_feed_forward(pass, i);
+}
+
+/* ---- The head ---- */
+
+/* Of rows [first, first + n). */
+static bool compute_logits(const ce_pass *pass, int first, int n) {
+    const ce_engine *engine = pass->engine;
     const ce_scratch *s = &engine->scratch;
     const size_t n_vocab = (size_t)engine->model.hp.n_vocab;
-    const int n_wanted = list_head_rows(pass);
-    for (int first = 0; first < n_wanted; first += CE_HEAD_ROWS) {
-        const int n = n_wanted - first < CE_HEAD_ROWS ? n_wanted - first : CE_HEAD_ROWS;
-        for (int i = 0; i < n; i++)
-            ce_norm_row(pass, s->head_row[first + i], i, engine->model.output_norm);
-        ce_tap_head(pass, first, n);
-        const ce_matmul_job job = {.w = ce_weight_matrix(&engine->model.output, 0),
-                                   .x = ce_act_view(&s->norm, 0),
-                                   .n_tokens = n,
-                                   .y = s->logits};
-        if (!ce_matmul(pass, &job, 1))
+    const ce_matmul_job job = {.w = ce_weight_matrix(&engine->model.output, 0),
+                               .x = ce_act_view(&s->norm, first),
+                               .n_tokens = n,
+                               .y = s->logits};
+    if (!ce_matmul(pass, &job, 1))
+        return false;
+    for (int i = 0; i < n; i++) {
+        float *to = item_of(pass, first + i)->logits;
+        memcpy(to + (size_t)logits_index(pass, first + i) * n_vocab,
+               s->logits + (size_t)i * n_vocab, n_vocab * sizeof *to);
+    }
+    return true;
+}
+
+static bool run_head(ce_pass *pass) {
+    const ce_engine *engine = pass->engine;
+    keep_head_rows(pass);
+    if (!ce_norm_rows(pass, NULL, engine->model.output_norm))
+        return false;
+    ce_tap_rows(pass, CE_OUTPUT, 0, &engine->scratch.norm);
+    for (int first = 0; first < pass->n_rows; first += CE_HEAD_ROWS) {
+        const int n_left = pass->n_rows - first;
+        if (!compute_logits(pass, first, n_left < CE_HEAD_ROWS ? n_left : CE_HEAD_ROWS))
             return false;
-        for (int i = 0; i < n; i++) {
-            const int row = s->head_row[first + i];
-            float *to = item_of(pass, row)->logits + (size_t)logits_index(pass, row) * n_vocab;
-            memcpy(to, s->logits + (size_t)i * n_vocab, n_vocab * sizeof *to);
-        }
     }
     return true;
 }

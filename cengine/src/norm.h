@@ -8,7 +8,4 @@
  * False when cancelled. */
 bool ce_norm_rows(const ce_pass *pass, const float *add, const float *weight);
 
-/* norm row `to` = rmsnorm(x row `from`) * weight, quantized. */
-void ce_norm_row(const ce_pass *pass, int64_t from, int64_t to, const float *weight);
-
 #endif

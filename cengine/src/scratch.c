@@ -95,7 +95,6 @@ void ce_scratch_lay_out(ce_scratch *s, ce_arena *arena, const ce_hparams *hp, in
         .up_tile = take_floats(arena, ce_mul((uint64_t)n_threads, pairs), CE_CHUNK_ROWS),
         .packed = ce_arena_take(arena, pack_groups, pack_bytes),
         .work = ce_arena_take(arena, (uint64_t)n_threads, CE_WORK_BYTES),
-        .head_row = take_ints(arena, rows),
         .logits = take_floats(arena, CE_HEAD_ROWS, (uint64_t)hp->n_vocab),
     };
 }

@@ -63,21 +63,3 @@ void ce_tap_experts(const ce_pass *pass, ce_role role, int layer, const ce_act_r
                      });
     }
 }
-
-void ce_tap_head(const ce_pass *pass, int first, int n_rows) {
-    const ce_engine *engine = pass->engine;
-    if (engine->tap == NULL)
-        return;
-    const ce_scratch *s = &engine->scratch;
-    for (int i = 0; i < n_rows; i++) {
-        const int row = s->head_row[first + i];
-        show(engine, &(ce_tap_event){
-                         .role = CE_OUTPUT,
-                         .n_rows = 1,
-                         .n_cols = s->norm.n_cols,
-                         .x = s->norm.f32 + (int64_t)i * s->norm.n_cols,
-                         .item = s->item + row,
-                         .position = s->position + row,
-                     });
-    }
-}

@@ -13,7 +13,4 @@ void ce_tap_router(const ce_pass *pass, int layer);
 /* Each expert's rows in turn; experts that no row chose are left out. */
 void ce_tap_experts(const ce_pass *pass, ce_role role, int layer, const ce_act_rows *x);
 
-/* The n_rows rows of scratch.norm that the head reads, taken from scratch.head_row. */
-void ce_tap_head(const ce_pass *pass, int first, int n_rows);
-
 #endif

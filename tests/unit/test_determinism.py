@@ -60,6 +60,19 @@ def test_prompt_cuts(engine: Engine, phase: Phase) -> None:
         assert np.concatenate(parts).tobytes() == expected.tobytes()
 
 
+def test_logits_that_are_wanted(engine: Engine, phase: Phase) -> None:
+    """Rows without stop in the last layer; those with, and what comes after, are the same."""
+    shares = [np.roll(IDS, 5 * i)[: 40 - 3 * i] for i in range(5)]
+    wanted = [0, 1, 5, 28, 0]
+    sessions = [engine.session(N_CTX) for _ in shares]
+    items = [EvalItem(*item) for item in zip(sessions, shares, wanted, strict=True)]
+    found = engine.eval(items, phase)
+    for session, ids, n, logits in zip(sessions, shares, wanted, found, strict=True):
+        expected = alone(engine, np.concatenate([ids, IDS[:2]]), phase)
+        assert logits.tobytes() == expected[len(ids) - n : len(ids)].tobytes()
+        assert session.eval(IDS[:2], phase).tobytes() == expected[-1:].tobytes()
+
+
 @pytest.mark.parametrize("n_items", [2, 8, 16])
 def test_batch(engine: Engine, phase: Phase, n_items: int) -> None:
     """Items of different lengths, and with a past of their own."""

@@ -23,7 +23,7 @@ from reference.tiny_engine import tiny_engine
 
 from pymixtral.engine import EngineOptions, Phase, tiers
 from pymixtral.formats import open_gguf, read_hparams
-from pymixtral.roofline import Cost, Limits, decode_cost, prefill_cost
+from pymixtral.roofline import Cost, Limits, decode_cost, expert_products, prefill_cost
 
 Q_AND_OUTPUT = 2 * DIM * DIM
 K_AND_V = 2 * DIM * DIM * N_KV_HEADS // N_HEADS
@@ -45,13 +45,19 @@ def test_decode_reads_and_multiplies_what_a_token_uses(tiny: Path) -> None:
     assert cost.n_products == 3 * weights + 2 * N_LAYERS * DIM * n_seen
 
 
-def test_prefill_reads_every_expert_once_a_pass_and_heads_one_token(tiny: Path) -> None:
+def test_prefill_reads_every_expert_once_a_pass_and_ends_with_one_token(tiny: Path) -> None:
+    """Of the last layer, all tokens but the last have nothing but keys and values."""
     with open_gguf(tiny) as gguf:
         cost = prefill_cost(gguf, read_hparams(gguf), n_tokens=20, batch_rows=8)
+        products_of_experts = expert_products(gguf, read_hparams(gguf), n_tokens=20)
     shared = Q_AND_OUTPUT + K_AND_V + ROUTER
-    attention = 2 * N_LAYERS * DIM * sum(range(1, 21))
-    assert cost.n_bytes == 3 * 4 * (N_LAYERS * (shared + 4 * EXPERT) + HEAD)
-    assert cost.n_products == 20 * N_LAYERS * (shared + 2 * EXPERT) + HEAD + attention
+    attention = 2 * DIM * ((N_LAYERS - 1) * sum(range(1, 21)) + 20)
+    once = Q_AND_OUTPUT + ROUTER + 2 * EXPERT + HEAD
+    assert cost.n_bytes == 3 * 4 * ((N_LAYERS - 1) * (shared + 4 * EXPERT) + K_AND_V) + 4 * once
+    assert cost.n_products == (
+        20 * ((N_LAYERS - 1) * (shared + 2 * EXPERT) + K_AND_V) + once + attention
+    )
+    assert products_of_experts == (20 * (N_LAYERS - 1) + 1) * 2 * EXPERT
 
 
 def test_a_window_bounds_attention(tiny: Path) -> None:
