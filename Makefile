@@ -45,7 +45,7 @@ test: ## the whole Python suite
 	$(PYTHON) -m pytest -q
 
 check-c: $(CHECKS) ## the C checks: every kernel against the generic one, the thread pool
-	@printf '%s\n' $(CHECKS) | xargs -P "$$(nproc)" -I CHECK sh -c '$(EMULATOR) CHECK || exit 255'
+	@printf '%s\n' $(CHECKS) | CHECK_EMULATED=1 xargs -P "$$(nproc)" -I CHECK sh -c '$(EMULATOR) CHECK || exit 255'
 
 check-neon: ## the kernels' checks of the NEON tier, cross-compiled and emulated
 	CHECK_TIER=neon $(MAKE) BUILD=build/neon CC=aarch64-linux-gnu-gcc \

@@ -3,7 +3,8 @@
     python bench/resident_memory.py MODEL --prompt 512
 
 Prints JSON, in bytes: {"estimate", "resident"}. A prompt of random ids, of which all logits are
-wanted, touches every expert and fills the context. Resident is what the kernel counts (VmRSS), the interpreter and numpy included.
+wanted, touches every expert and fills the context. Resident is what the kernel counts (VmRSS), the
+interpreter and numpy included.
 """
 
 from __future__ import annotations

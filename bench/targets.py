@@ -95,7 +95,7 @@ ATTENTION = "attention.gguf"
 
 # file -> the arguments of make_synthetic.py
 MODELS = {model: f"--layers 4 --type {kind}" for kind, model in FULL_WIDTH.items()} | {
-    ATTENTION: "--layers 1 --ffn-dim 512 --vocab 2048 --context 40960 --type Q8_0"
+    ATTENTION: "--layers 1 --ffn-dim 512 --vocab 512 --context 40960 --type Q8_0"
 }
 
 DECODE_ROWS = tuple(

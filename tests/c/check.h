@@ -2,7 +2,7 @@
 #ifndef CHECK_H
 #define CHECK_H
 
-#define _DEFAULT_SOURCE /* mmap's MAP_ANONYMOUS, clock_gettime */
+#define _GNU_SOURCE /* mmap's MAP_ANONYMOUS, clock_gettime, the names of registers */
 
 #include <math.h>
 #include <signal.h>
@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "dispatch.h"
+#include "emulate_amx.h"
 
 /* ---- Failures ---- */
 
@@ -122,11 +123,28 @@ static inline void *guarded_copy(const guarded *g, placement where, const void *
 
 /* ---- Tiers ---- */
 
+/* The kernels of AMX on a CPU without, if $CHECK_EMULATED is set and the CPU has all else. */
+static inline bool emulated_kernels(int i, ce_kernels *k) {
+#if defined(__x86_64__)
+    if (getenv("CHECK_EMULATED") != NULL && strcmp(ce_tier_name(i), "amx") == 0 &&
+        ce_select_kernels("avx512vnni", k, NULL) == CE_OK && emulate_amx()) {
+        ce_kernels_amx(k);
+        return true;
+    }
+#endif
+    (void)i;
+    (void)k;
+    return false;
+}
+
 /* The kernels of the i-th tier. False if this CPU cannot run it, or $CHECK_TIER names another. */
 static inline bool tier_kernels(int i, ce_kernels *k) {
     const char *only = getenv("CHECK_TIER");
-    return (only == NULL || strcmp(ce_tier_name(i), only) == 0) && ce_tier_supported(i) &&
-           ce_select_kernels(ce_tier_name(i), k, NULL) == CE_OK;
+    if (only != NULL && strcmp(ce_tier_name(i), only) != 0) {
+        return false;
+    }
+    return ce_tier_supported(i) ? ce_select_kernels(ce_tier_name(i), k, NULL) == CE_OK
+                                : emulated_kernels(i, k);
 }
 
 /* How many of n random cases to check: a share of $CHECK_SHARE percent, one at least, where an
