@@ -94,7 +94,7 @@ INLINE void dequantize_span(tile_rows *to, const block_format *f, const uint8_t 
             const int i = row_of(k, 0), j = row_of(k, 1);
             prefetch_right(f, row[i], PANEL_BLOCKS, b);
             prefetch_right(f, row[j], PANEL_BLOCKS, b);
-            dequantize_pair(to[b], f, (__m512i)quants_at(f, row, k, b), &s, b, i, j);
+            dequantize_pair(to[b], f, (__m512i)quants_at(f, row, NULL, k, b), &s, b, i, j);
         }
     }
 }

@@ -216,7 +216,7 @@ INLINE void requantize_span(row_span *to, const block_format *f, const uint8_t *
         for (int b = 0; b < SPAN; b++) {
             prefetch_right(f, row[row_of(k, 0)], PANEL_BLOCKS, b);
             prefetch_right(f, row[row_of(k, 1)], PANEL_BLOCKS, b);
-            requantize_to(to, f, quants_at(f, row, k, b), &factors, b, k);
+            requantize_to(to, f, quants_at(f, row, NULL, k, b), &factors, b, k);
         }
     }
 }

@@ -34,10 +34,16 @@ typedef struct {
     int half;
 } slice;
 
+/* The j-th row of the k-th vector. */
+INLINE int row_of(int k, int j) { return k / 2 + j; }
+
 /* The k-th vector of the blocks at row[i] + at. */
 INLINE slice slice_of(const uint8_t *const row[ROWS], int k, size_t at) {
     return (slice){{row[k / 2] + at}, k % 2};
 }
+
+/* Lanes are rows: those of the first vector, then those of the second ... */
+INLINE ints in_slice_order(ints v) { return v; }
 
 /* ---- Bytes ---- */
 

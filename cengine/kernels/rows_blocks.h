@@ -19,8 +19,15 @@ typedef struct {
     floats min_mult[SPAN][2];
 } row_scales;
 
-/* What the matmuls need to know of a type. */
+/* The span's columns as points in a grid: the points' indices (8 points of 4 columns in a block, or
+ * 4 of 8) and marked columns, a bit each, those with the rows in the order of the slices. */
 typedef struct {
+    uint32_t index[SPAN][8][ROWS];
+    uint32_t marked[SPAN][ROWS];
+} span_points;
+
+/* What the matmuls need to know of a type. */
+typedef struct block_format {
     size_t block_bytes;
     int sub_blocks; /* of 32 columns, in a block */
     int max_quant;  /* the largest absolute value that quants() gives */
@@ -29,8 +36,15 @@ typedef struct {
     bool has_min;
     bool has_mult;
     bool has_min_mult; /* besides the other two */
-    /* The quants of a sub-block of 32 columns. */
+    /* The quants of a sub-block of 32 columns. NULL for the types whose quants are points: they
+     * are found for all rows of a span first. */
     bytes (*quants)(slice s, int sub);
+    void (*find_points)(span_points *p, const uint8_t *const row[ROWS]);
+    /* Those of block b, of the slice's rows, which is the k-th one. */
+    bytes (*quants_of_points)(const struct block_format *f, const span_points *p, slice s, int k,
+                              int b);
+    bool has_points_of_4;
+    const void *grid; /* of uint32_t (points of 4 columns) or of uint64_t (of 8) */
     /* The scales of n sub-blocks from row[i] on; n is SPAN for the types of 256 columns. */
     void (*scales)(row_scales *s, const uint8_t *const row[ROWS], int n);
 } block_format;
@@ -74,9 +88,11 @@ INLINE int span_at(const block_format *f, int b0, int n_blocks) {
 }
 
 /* The k-th vector's quants of block b of the span, fit for dot_4. */
-INLINE bytes quants_at(const block_format *f, const uint8_t *const row[ROWS], int k, int b) {
+INLINE bytes quants_at(const block_format *f, const uint8_t *const row[ROWS],
+                       const span_points *points, int k, int b) {
     const slice s = slice_of(row, k, b / f->sub_blocks * f->block_bytes);
-    const bytes q = f->quants(s, b % f->sub_blocks);
+    const bytes q = f->quants != NULL ? f->quants(s, b % f->sub_blocks)
+                                      : f->quants_of_points(f, points, s, k, b);
     return f->is_signed ? q ^ SIGNED_OFFSET : q;
 }
 

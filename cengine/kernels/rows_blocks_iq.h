@@ -15,36 +15,177 @@ INLINE bytes quants_iq4_xs(slice s, int sub) {
     return look_up(ce_iq4_numbers, low_then_high(s, offsetof(ce_block_iq4_xs, qs) + 16 * sub));
 }
 
-/* Points with their signs. */
-#define DEFINE_SIGNED_QUANTS(type)                                                                 \
-    INLINE bytes quants_##type(slice s, int sub) {                                                 \
-        row_points points[ROWS_PER_VECTOR];                                                        \
-        uint32_t signs[ROWS_PER_VECTOR];                                                           \
-        for (int j = 0; j < ROWS_PER_VECTOR; j++) {                                                \
-            points[j] = points_##type(s.row[j], sub);                                              \
-            signs[j] = signs_##type(s.row[j], sub);                                                \
-        }                                                                                          \
-        return negate_where(join_rows(s, points), s, signs);                                       \
+/* ---- Points ---- */
+
+/* What the quants of iq1_s and iq1_m, in eighths and with the one more or less, are above 0. */
+enum { IQ1_OFFSET = 9 };
+
+/* The points of block b, of the slice's rows. */
+INLINE bytes look_up_points(const block_format *f, const span_points *p, slice s, int k, int b) {
+    row_points points[ROWS_PER_VECTOR];
+    for (int j = 0; j < ROWS_PER_VECTOR; j++) {
+        const uint32_t *index = p->index[b][0] + row_of(k, j);
+        points[j] = f->has_points_of_4 ? eight_points_of_4(f->grid, index, ROWS)
+                                       : four_points_of_8(f->grid, index, ROWS);
     }
+    return join_rows(s, points);
+}
 
-DEFINE_SIGNED_QUANTS(iq3_xxs)
-DEFINE_SIGNED_QUANTS(iq3_s)
-DEFINE_SIGNED_QUANTS(iq2_xxs)
-DEFINE_SIGNED_QUANTS(iq2_xs)
-DEFINE_SIGNED_QUANTS(iq2_s)
+/* Marked columns are negative. */
+INLINE bytes signed_points(const block_format *f, const span_points *p, slice s, int k, int b) {
+    const uint32_t *negative = p->marked[b] + k * ROWS / VECTORS;
+    return negate_where(look_up_points(f, p, s, k, b), s, negative) + (uint8_t)f->offset;
+}
 
-/* Points in eighths, and 1 or -1, with an offset. */
-#define DEFINE_SHIFTED_QUANTS(type)                                                                \
-    INLINE bytes quants_##type(slice s, int sub) {                                                 \
-        row_points points[ROWS_PER_VECTOR];                                                        \
-        for (int j = 0; j < ROWS_PER_VECTOR; j++) {                                                \
-            points[j] = shifted_points_##type(s.row[j], sub);                                      \
-        }                                                                                          \
-        return join_rows(s, points);                                                               \
+/* iq1: in eighths; marked columns are one less, the others one more. */
+INLINE bytes shifted_points(const block_format *f, const span_points *p, slice s, int k, int b) {
+    const uint32_t *down = p->marked[b] + k * ROWS / VECTORS;
+    return add_where(look_up_points(f, p, s, k, b) + (IQ1_OFFSET + 1), s, down, (uint8_t)-2);
+}
+
+/* The i-th points of block b, lanes being rows. */
+INLINE void put_index(span_points *p, int b, int i, ints index) {
+    memcpy(p->index[b][i], &index, sizeof p->index[b][i]);
+}
+
+typedef uint32_t unsigned_ints __attribute__((vector_size(4 * ROWS)));
+
+INLINE void put_marked(span_points *p, int b, unsigned_ints marked) {
+    const ints ordered = in_slice_order((ints)marked);
+    memcpy(p->marked[b], &ordered, sizeof p->marked[b]);
+}
+
+/* As even_signs() and unpack_signs() of grids.h, in each lane. */
+INLINE unsigned_ints even_signs_of(unsigned_ints sevens) {
+    unsigned_ints parity = sevens ^ (sevens >> 4);
+    parity ^= parity >> 2;
+    parity ^= parity >> 1;
+    return sevens | (parity & 0x01010101) << 7;
+}
+
+INLINE unsigned_ints unpack_signs_of(ints packed) {
+    const unsigned_ints v = (unsigned_ints)packed;
+    return even_signs_of((v & 0x7f) | (v & 0x3f80) << 1 | (v & 0x1fc000) << 2 |
+                         (v & 0xfe00000) << 3);
+}
+
+/* A word of signs for each block, from row[i] + at on. */
+INLINE void put_words_of_signs(span_points *p, const uint8_t *const row[ROWS], size_t at,
+                               bool are_packed) {
+    for (int b = 0; b < SPAN; b += 4) {
+        ints word[4];
+        words_of_rows(word, row, at + 4 * b);
+        for (int j = 0; j < 4; j++) {
+            put_marked(p, b + j, are_packed ? unpack_signs_of(word[j]) : (unsigned_ints)word[j]);
+        }
     }
+}
 
-DEFINE_SHIFTED_QUANTS(iq1_s)
-DEFINE_SHIFTED_QUANTS(iq1_m)
+/* Eight bytes for each block, the low bits of indices; bit i of byte b of `high` is the i-th ninth
+ * one. */
+INLINE void put_eight_indices(span_points *p, const uint8_t *const row[ROWS], size_t at,
+                              const ints high[2]) {
+    for (int b = 0; b < SPAN; b += 2) {
+        ints word[4];
+        words_of_rows(word, row, at + 8 * b);
+        for (int i = 0; i < 16; i++) {
+            const ints ninth = field(high[b / 4], 8 * (b % 4) + i, 1);
+            put_index(p, b + i / 8, i % 8, field(word[i / 4], 8 * (i % 4), 8) | ninth << 8);
+        }
+    }
+}
+
+INLINE void find_points_iq3_xxs(span_points *p, const uint8_t *const row[ROWS]) {
+    const ints none[2] = {{0}};
+    put_eight_indices(p, row, offsetof(ce_block_iq3_xxs, qs), none);
+    put_words_of_signs(p, row, offsetof(ce_block_iq3_xxs, signs), true);
+}
+
+INLINE void find_points_iq3_s(span_points *p, const uint8_t *const row[ROWS]) {
+    ints high[4]; /* and behind it, other things */
+    words_of_rows(high, row, offsetof(ce_block_iq3_s, qh));
+    put_eight_indices(p, row, offsetof(ce_block_iq3_s, qs), high);
+    put_words_of_signs(p, row, offsetof(ce_block_iq3_s, signs), false);
+}
+
+INLINE void find_points_iq2_xxs(span_points *p, const uint8_t *const row[ROWS]) {
+    for (int b = 0; b < SPAN; b += 2) {
+        ints word[4]; /* of two blocks */
+        words_of_rows(word, row, offsetof(ce_block_iq2_xxs, sub) + 8 * b);
+        for (int i = 0; i < 8; i++) {
+            put_index(p, b + i / 4, i % 4, field(word[i / 4 * 2], 8 * (i % 4), 8));
+        }
+        put_marked(p, b, unpack_signs_of(word[1]));
+        put_marked(p, b + 1, unpack_signs_of(word[3]));
+    }
+}
+
+/* Above the 9 bits of an index, twice in each word. */
+INLINE unsigned_ints signs_above_indices(ints first, ints second) {
+    const unsigned_ints low = (unsigned_ints)first, high = (unsigned_ints)second;
+    return even_signs_of((low >> 9 & 0x7f) | (low >> 17 & 0x7f00) | (high << 7 & 0x7f0000) |
+                         (high >> 1 & 0x7f000000));
+}
+
+INLINE void find_points_iq2_xs(span_points *p, const uint8_t *const row[ROWS]) {
+    for (int b = 0; b < SPAN; b += 2) {
+        ints word[4]; /* of two blocks */
+        words_of_rows(word, row, offsetof(ce_block_iq2_xs, qs) + 8 * b);
+        for (int i = 0; i < 8; i++) {
+            put_index(p, b + i / 4, i % 4, field(word[i / 2], 16 * (i % 2), 9));
+        }
+        put_marked(p, b, signs_above_indices(word[0], word[1]));
+        put_marked(p, b + 1, signs_above_indices(word[2], word[3]));
+    }
+}
+
+/* Four bytes for each block, from row[i] + at on, are the low bits of indices; `width` bits of
+ * high[b / n], from bit b % n * 32 / n on, are the high ones, `step` bits apart. */
+INLINE void put_four_indices(span_points *p, const uint8_t *const row[ROWS], size_t at,
+                             const ints high[], int n, int width, int step) {
+    for (int b = 0; b < SPAN; b += 4) {
+        ints word[4];
+        words_of_rows(word, row, at + 4 * b);
+        for (int j = 0; j < 4; j++) {
+            const int block = b + j;
+            for (int i = 0; i < 4; i++) {
+                const ints above = field(high[block / n], block % n * 32 / n + step * i, width);
+                put_index(p, block, i, field(word[j], 8 * i, 8) | above << 8);
+            }
+        }
+    }
+}
+
+INLINE void find_points_iq2_s(span_points *p, const uint8_t *const row[ROWS]) {
+    ints high[4]; /* and behind it, the scales */
+    words_of_rows(high, row, offsetof(ce_block_iq2_s, qh));
+    put_four_indices(p, row, offsetof(ce_block_iq2_s, qs), high, 4, 2, 2);
+    put_words_of_signs(p, row, offsetof(ce_block_iq2_s, signs), false);
+}
+
+INLINE void find_points_iq1_s(span_points *p, const uint8_t *const row[ROWS]) {
+    ints high[4];
+    words_of_rows(high, row, offsetof(ce_block_iq1_s, qh));
+    put_four_indices(p, row, offsetof(ce_block_iq1_s, qs), high, 2, 3, 3);
+    for (int b = 0; b < SPAN; b++) {
+        const ints down = high[b / 2] << (b % 2 ? 0 : 16) >> 31;
+        put_marked(p, b, (unsigned_ints)down);
+    }
+}
+
+INLINE void find_points_iq1_m(span_points *p, const uint8_t *const row[ROWS]) {
+    ints high[4];
+    words_of_rows(high, row, offsetof(ce_block_iq1_m, qh));
+    put_four_indices(p, row, offsetof(ce_block_iq1_m, qs), high, 2, 3, 4);
+    for (int b = 0; b < SPAN; b++) {
+        unsigned_ints down = {0}; /* a bit in each byte */
+        for (int i = 0; i < 4; i++) {
+            const ints bit = field(high[b / 2], 16 * (b % 2) + 4 * i + 3, 1);
+            down |= (unsigned_ints)bit << 8 * i;
+        }
+        put_marked(p, b, (down << 8) - down);
+    }
+}
 
 /* ---- Scales ---- */
 
@@ -73,9 +214,12 @@ INLINE floats d_times(float unit, const uint8_t *const row[ROWS], size_t at) {
 INLINE void scales_iq3_xxs(row_scales *s, const uint8_t *const row[ROWS], int n) {
     (void)n;
     const floats d = d_times(0.25f, row, 0);
-    for (int b = 0; b < SPAN; b++) {
-        const ints word = word_of_rows(row, offsetof(ce_block_iq3_xxs, signs) + 4 * b);
-        s->scale[b] = d * odd(field(word, 28, 4));
+    for (int b = 0; b < SPAN; b += 4) {
+        ints word[4];
+        words_of_rows(word, row, offsetof(ce_block_iq3_xxs, signs) + 4 * b);
+        for (int j = 0; j < 4; j++) {
+            s->scale[b + j] = d * odd(field(word[j], 28, 4));
+        }
     }
 }
 
@@ -91,9 +235,11 @@ INLINE void scales_iq3_s(row_scales *s, const uint8_t *const row[ROWS], int n) {
 INLINE void scales_iq2_xxs(row_scales *s, const uint8_t *const row[ROWS], int n) {
     (void)n;
     const floats d = d_times(0.125f, row, 0);
-    for (int b = 0; b < SPAN; b++) {
-        const ints word = word_of_rows(row, offsetof(ce_block_iq2_xxs, sub[0].signs) + 8 * b);
-        s->scale[b] = d * odd(field(word, 28, 4));
+    for (int b = 0; b < SPAN; b += 2) {
+        ints word[4]; /* indices and signs, of two blocks */
+        words_of_rows(word, row, offsetof(ce_block_iq2_xxs, sub) + 8 * b);
+        s->scale[b] = d * odd(field(word[1], 28, 4));
+        s->scale[b + 1] = d * odd(field(word[3], 28, 4));
     }
 }
 
@@ -167,46 +313,60 @@ static const block_format format_iq4_xs = {.block_bytes = sizeof(ce_block_iq4_xs
 
 static const block_format format_iq3_xxs = {.block_bytes = sizeof(ce_block_iq3_xxs),
                                             .sub_blocks = 8,
-                                            .max_quant = 62,
-                                            .is_signed = true,
-                                            .quants = quants_iq3_xxs,
+                                            .max_quant = 2 * 62,
+                                            .offset = 62,
+                                            .has_points_of_4 = true,
+                                            .find_points = find_points_iq3_xxs,
+                                            .quants_of_points = signed_points,
+                                            .grid = ce_iq3_xxs_grid,
                                             .scales = scales_iq3_xxs};
 
 static const block_format format_iq3_s = {.block_bytes = sizeof(ce_block_iq3_s),
                                           .sub_blocks = 8,
-                                          .max_quant = 15,
-                                          .is_signed = true,
-                                          .quants = quants_iq3_s,
+                                          .max_quant = 2 * 15,
+                                          .offset = 15,
+                                          .has_points_of_4 = true,
+                                          .find_points = find_points_iq3_s,
+                                          .quants_of_points = signed_points,
+                                          .grid = ce_iq3_s_grid,
                                           .scales = scales_iq3_s};
 
 static const block_format format_iq2_xxs = {.block_bytes = sizeof(ce_block_iq2_xxs),
                                             .sub_blocks = 8,
-                                            .max_quant = 43,
-                                            .is_signed = true,
-                                            .quants = quants_iq2_xxs,
+                                            .max_quant = 2 * 43,
+                                            .offset = 43,
+                                            .find_points = find_points_iq2_xxs,
+                                            .quants_of_points = signed_points,
+                                            .grid = ce_iq2_xxs_grid,
                                             .scales = scales_iq2_xxs};
 
 static const block_format format_iq2_xs = {.block_bytes = sizeof(ce_block_iq2_xs),
                                            .sub_blocks = 8,
-                                           .max_quant = 43,
-                                           .is_signed = true,
+                                           .max_quant = 2 * 43,
+                                           .offset = 43,
                                            .has_mult = true,
-                                           .quants = quants_iq2_xs,
+                                           .find_points = find_points_iq2_xs,
+                                           .quants_of_points = signed_points,
+                                           .grid = ce_iq2_xs_grid,
                                            .scales = scales_iq2_xs};
 
 static const block_format format_iq2_s = {.block_bytes = sizeof(ce_block_iq2_s),
                                           .sub_blocks = 8,
-                                          .max_quant = 43,
-                                          .is_signed = true,
+                                          .max_quant = 2 * 43,
+                                          .offset = 43,
                                           .has_mult = true,
-                                          .quants = quants_iq2_s,
+                                          .find_points = find_points_iq2_s,
+                                          .quants_of_points = signed_points,
+                                          .grid = ce_iq2_s_grid,
                                           .scales = scales_iq2_s};
 
 static const block_format format_iq1_s = {.block_bytes = sizeof(ce_block_iq1_s),
                                           .sub_blocks = 8,
                                           .max_quant = 2 * IQ1_OFFSET,
                                           .offset = IQ1_OFFSET,
-                                          .quants = quants_iq1_s,
+                                          .find_points = find_points_iq1_s,
+                                          .quants_of_points = shifted_points,
+                                          .grid = ce_iq1_grid,
                                           .scales = scales_iq1_s};
 
 static const block_format format_iq1_m = {.block_bytes = sizeof(ce_block_iq1_m),
@@ -214,7 +374,9 @@ static const block_format format_iq1_m = {.block_bytes = sizeof(ce_block_iq1_m),
                                           .max_quant = 2 * IQ1_OFFSET,
                                           .offset = IQ1_OFFSET,
                                           .has_mult = true,
-                                          .quants = quants_iq1_m,
+                                          .find_points = find_points_iq1_m,
+                                          .quants_of_points = shifted_points,
+                                          .grid = ce_iq1_grid,
                                           .scales = scales_iq1_m};
 
 #endif

@@ -102,7 +102,8 @@ INLINE bool has_short_sums(const block_format *f) {
 
 /* acc plus the product of block b of the span with the activations' block `at`. */
 INLINE floats stream_block(const block_format *f, floats acc, const uint8_t *const row[ROWS],
-                           const row_scales *s, int b, const ce_acts *x, int at) {
+                           const span_points *points, const row_scales *s, int b, const ce_acts *x,
+                           int at) {
     const int8_t *q = x->q + at * CE_QK;
     const ints zero = {0};
     const bytes offset = (bytes){0} + (uint8_t)offset_of(f);
@@ -111,7 +112,7 @@ INLINE floats stream_block(const block_format *f, floats acc, const uint8_t *con
     for (int k = 0; k < VECTORS; k++) {
         const bytes xq = broadcast_columns(q, k);
         const ints start = offset_of(f) != 0 ? zero - dot_4(zero, offset, xq, false) : zero;
-        sums[k] = dot_4(start, quants_at(f, row, k, b), xq, f->is_signed);
+        sums[k] = dot_4(start, quants_at(f, row, points, k, b), xq, f->is_signed);
     }
     sum_halves(half, sums, has_short_sums(f));
     block_terms terms = {.scale = x->scale[at], .scaled_sum = x->scale[at] * (float)x->sum[at]};
@@ -122,25 +123,54 @@ INLINE floats stream_block(const block_format *f, floats acc, const uint8_t *con
     return accumulate(f, acc, half, s, b, terms);
 }
 
+/* Where to fetch from, from each row's place on. */
+typedef struct {
+    size_t far, near;
+    bool twice; /* the near part too */
+} stream_fetch;
+
+INLINE void fetch_part(const block_format *f, const uint8_t *const row[ROWS], int b,
+                       stream_fetch fetch) {
+    if (fetch.twice) {
+        prefetch_part(f, row, b, fetch.near);
+    }
+    prefetch_part(f, row, b, fetch.far);
+}
+
+/* acc plus the products of a span of n blocks, from the activations' block b0 on. */
+INLINE floats stream_span(const block_format *f, floats acc, const uint8_t *const row[ROWS], int n,
+                          const ce_acts *x, int b0, stream_fetch fetch) {
+    row_scales s;
+    f->scales(&s, row, n);
+    if (f->find_points != NULL) {
+        span_points points;
+        f->find_points(&points, row);
+#pragma GCC unroll 1 /* eight times the code would not fit the caches of instructions */
+        for (int b = 0; b < n; b++) {
+            fetch_part(f, row, b, fetch);
+            acc = stream_block(f, acc, row, &points, &s, b, x, b0 + b);
+        }
+    } else {
+#pragma GCC unroll 8 /* SPAN: makes the shifts in quants() constants */
+        for (int b = 0; b < n; b++) {
+            fetch_part(f, row, b, fetch);
+            acc = stream_block(f, acc, row, NULL, &s, b, x, b0 + b);
+        }
+    }
+    return acc;
+}
+
 INLINE floats stream_rows(const block_format *f, const uint8_t *row[ROWS], const ce_acts *x,
                           int n_blocks, size_t row_bytes) {
     const bool is_amd = is_amd_cpu();
     const int n_ahead = is_amd ? AMD_SPANS_AHEAD : SPANS_AHEAD;
     floats acc = {0};
     for (int b0 = 0; b0 < n_blocks; b0 += SPAN) {
-        const int n = span_at(f, b0, n_blocks);
-        const size_t far = prefetch_distance(f, b0, n_blocks, n_ahead, ROWS, row_bytes);
-        const size_t near = prefetch_distance(f, b0, n_blocks, n_ahead / 2, ROWS, row_bytes);
-        row_scales s;
-        f->scales(&s, row, n);
-#pragma GCC unroll 8 /* SPAN: makes the shifts in quants() constants */
-        for (int b = 0; b < n; b++) {
-            if (is_amd) {
-                prefetch_part(f, row, b, near);
-            }
-            prefetch_part(f, row, b, far);
-            acc = stream_block(f, acc, row, &s, b, x, b0 + b);
-        }
+        const stream_fetch fetch = {
+            .far = prefetch_distance(f, b0, n_blocks, n_ahead, ROWS, row_bytes),
+            .near = prefetch_distance(f, b0, n_blocks, n_ahead / 2, ROWS, row_bytes),
+            .twice = is_amd};
+        acc = stream_span(f, acc, row, span_at(f, b0, n_blocks), x, b0, fetch);
         advance_rows(row, span_bytes(f));
     }
     return acc;
@@ -210,18 +240,33 @@ typedef struct {
 
 _Static_assert(sizeof(workspace) <= CE_WORK_BYTES, "the workspace of the panels");
 
+INLINE void unpack_block(bytes quants[GROUPS], const block_format *f,
+                         const uint8_t *const row[ROWS], const span_points *points, int b) {
+    bytes v[VECTORS];
+#pragma GCC unroll 8 /* VECTORS */
+    for (int k = 0; k < VECTORS; k++) {
+        v[k] = quants_at(f, row, points, k, b);
+    }
+    transpose(quants, v);
+}
+
 INLINE void unpack_panel(panel *p, const block_format *f, const uint8_t *const row[ROWS], int n,
                          size_t prefetch_ahead) {
     f->scales(&p->scales, row, n);
-#pragma GCC unroll 8 /* SPAN */
-    for (int b = 0; b < n; b++) {
-        prefetch_part(f, row, b, prefetch_ahead);
-        bytes v[VECTORS];
-#pragma GCC unroll 8 /* VECTORS */
-        for (int k = 0; k < VECTORS; k++) {
-            v[k] = quants_at(f, row, k, b);
+    if (f->find_points != NULL) {
+        span_points points;
+        f->find_points(&points, row);
+#pragma GCC unroll 1 /* as in stream_span() */
+        for (int b = 0; b < n; b++) {
+            prefetch_part(f, row, b, prefetch_ahead);
+            unpack_block(p->quants[b], f, row, &points, b);
         }
-        transpose(p->quants[b], v);
+    } else {
+#pragma GCC unroll 8 /* SPAN */
+        for (int b = 0; b < n; b++) {
+            prefetch_part(f, row, b, prefetch_ahead);
+            unpack_block(p->quants[b], f, row, NULL, b);
+        }
     }
 }
 
