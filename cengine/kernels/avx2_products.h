@@ -10,8 +10,9 @@
  * BLOCK_TILES sweeps lie in L1 together. */
 enum { PANELS = 2, TILE = 4, BLOCK_TILES = 4 };
 
-/* So many tokens multiply repacked weights sooner from registers than from panels. */
-enum { STREAM_TOKENS = 2 };
+/* Up to so many tokens multiply weights sooner from registers than from panels: the file's rows,
+ * and repacked ones. */
+enum { ROW_STREAM_TOKENS = 1, REPACKED_STREAM_TOKENS = 2 };
 
 /* What makes signed quants fit for dot_4: nothing. */
 enum { SIGNED_OFFSET = 0 };
@@ -53,8 +54,8 @@ INLINE void add_products(ints sum[PANELS][TILE], const bytes *const w[PANELS], i
             }
         }
 #pragma GCC unroll 8
-        for (int k = g + 1; k < g + fit; k++) {
-            for (int t = 0; t < n_tokens && k < g1; t++) {
+        for (int k = g + 1; k < g + fit && k < g1; k++) {
+            for (int t = 0; t < n_tokens; t++) {
                 const bytes x = broadcast_4(q + 32 * t + 4 * k);
                 for (int p = 0; p < n_panels; p++) {
                     pairs[p][t] = add_in_order(pairs[p][t], multiply(w[p][k], x, is_signed));

@@ -8,8 +8,9 @@
  * sweeps lie in L1 together. */
 enum { PANELS = 2, TILE = 4, BLOCK_TILES = 2 };
 
-/* So many tokens multiply repacked weights sooner from registers than from panels. */
-enum { STREAM_TOKENS = 1 };
+/* Up to so many tokens multiply weights sooner from registers than from panels: the file's rows,
+ * and repacked ones. */
+enum { ROW_STREAM_TOKENS = 1, REPACKED_STREAM_TOKENS = 1 };
 
 /* What makes signed quants fit for dot_4: vpdpbusd multiplies unsigned weights. */
 enum { SIGNED_OFFSET = 128 };

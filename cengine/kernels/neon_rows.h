@@ -17,8 +17,9 @@ enum { ROWS = 4, ROWS_PER_VECTOR = 1, VECTORS = 8 };
  * sweeps lie in L1 together. */
 enum { PANELS = 4, TILE = 4, BLOCK_TILES = 2 };
 
-/* So many tokens multiply repacked weights from registers, more from panels; not measured. */
-enum { STREAM_TOKENS = 1 };
+/* Up to so many tokens multiply weights sooner from registers than from panels: the file's rows,
+ * and repacked ones; not measured. */
+enum { ROW_STREAM_TOKENS = 1, REPACKED_STREAM_TOKENS = 1 };
 
 /* What makes signed quants fit for dot_4: nothing. Unsigned ones are below 128. */
 enum { SIGNED_OFFSET = 0 };

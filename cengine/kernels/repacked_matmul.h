@@ -23,21 +23,6 @@ INLINE void prefetch_ahead(const block_format *f, const uint8_t *words, int b, b
     }
 }
 
-/* The sums of a token's columns, 16 by 16; where a type's scales are for as many. */
-static void sum_halves_of_token(int32_t *half_sum, const int8_t *q, int n_cols) {
-    const bytes ones = (bytes){0} + 1;
-    for (int i = 0; i < n_cols; i += (int)sizeof ones) {
-        bytes columns;
-        memcpy(&columns, q + i, sizeof columns);
-        const ints sums = dot_4((ints){0}, ones, columns, false);
-        int32_t fours[ROWS];
-        memcpy(fours, &sums, sizeof fours);
-        for (int k = 0; k < ROWS; k += 4) {
-            *half_sum++ = fours[k] + fours[k + 1] + fours[k + 2] + fours[k + 3];
-        }
-    }
-}
-
 _Static_assert((int)PARTS <= (int)PANELS, "the rows of a group are multiplied together");
 
 /* A span of ROWS rows of a group. */
@@ -128,15 +113,15 @@ INLINE void add_span(floats acc[][PARTS], const repacked_format *r, const group_
     }
 }
 
-_Static_assert((int)STREAM_TOKENS <= (int)CE_PACK_TOKENS, "they are packed side by side");
+_Static_assert((int)REPACKED_STREAM_TOKENS <= (int)CE_PACK_TOKENS, "they are packed side by side");
 
-/* n_tokens: at most STREAM_TOKENS. */
+/* n_tokens: at most REPACKED_STREAM_TOKENS. */
 INLINE void repacked_stream_few(const repacked_format *r, float *y, size_t y_stride,
                                 const uint8_t *w, int n_rows, const packed_block *x, int n_tokens,
                                 int n_cols, bool is_amd) {
     const int n_blocks = n_cols / CE_QK;
     for (int row = 0; row < n_rows; row += CE_REPACK_ROWS) {
-        floats acc[STREAM_TOKENS][PARTS];
+        floats acc[REPACKED_STREAM_TOKENS][PARTS];
         memset(acc, 0, n_tokens * sizeof acc[0]);
         for (int b0 = 0; b0 < n_blocks; b0 += SPAN) {
             group_part part[PARTS];
@@ -203,7 +188,7 @@ INLINE void unpack_repacked(panel *p, const weight_rows *w, int r, int b0) {
             } else {                                                                               \
                 repacked_stream(&repacked_##type, y, w, n_rows, x, n_cols, work, false);           \
             }                                                                                      \
-        } else if (n_tokens <= STREAM_TOKENS) {                                                    \
+        } else if (n_tokens <= REPACKED_STREAM_TOKENS) {                                           \
             repacked_stream_few(&repacked_##type, y, y_stride, w, n_rows, x->packed, n_tokens,     \
                                 n_cols, is_amd_cpu());                                             \
         } else {                                                                                   \

@@ -79,12 +79,35 @@ INLINE size_t prefetch_distance(const block_format *f, int b0, int n_blocks, int
     return b0 + n_spans * SPAN < n_blocks ? distance : distance + (n_rows - 1) * row_bytes;
 }
 
-/* The b-th part of the rows: a span of all of them in one burst would find no free line buffers. */
-INLINE void prefetch_part(const block_format *f, const uint8_t *const row[ROWS], int b,
-                          size_t distance) {
+/* The b-th part of n_bytes of each of the rows: a span of all of them in one burst would find no
+ * free line buffers. */
+INLINE void prefetch_part(const uint8_t *const row[ROWS], int b, size_t distance, size_t n_bytes) {
     for (int i = b * ROWS / SPAN; i < (b + 1) * ROWS / SPAN; i++) {
-        for (size_t at = 0; at < span_bytes(f); at += CACHE_LINE) {
+        for (size_t at = 0; at < n_bytes; at += CACHE_LINE) {
             __builtin_prefetch(row[i] + distance + at);
+        }
+    }
+}
+
+/* ---- Spans ---- */
+
+/* What is done with block b of a span; points: where the type has them. */
+typedef void block_fn(void *context, const block_format *f, const uint8_t *const row[ROWS],
+                      const span_points *points, int b);
+
+INLINE void for_blocks(const block_format *f, const uint8_t *const row[ROWS], int n, block_fn *fn,
+                       void *context) {
+    if (f->find_points != NULL) {
+        span_points points;
+        f->find_points(&points, row);
+#pragma GCC unroll 1 /* eight times the code would not fit the caches of instructions */
+        for (int b = 0; b < n; b++) {
+            fn(context, f, row, &points, b);
+        }
+    } else {
+#pragma GCC unroll 8 /* SPAN: makes the shifts in quants() constants */
+        for (int b = 0; b < n; b++) {
+            fn(context, f, row, NULL, b);
         }
     }
 }
@@ -100,28 +123,26 @@ INLINE bool has_short_sums(const block_format *f) {
     return 8 * 127 * (above > f->offset ? above : f->offset) <= INT16_MAX;
 }
 
-/* acc plus the product of block b of the span with the activations' block `at`. */
-INLINE floats stream_block(const block_format *f, floats acc, const uint8_t *const row[ROWS],
-                           const span_points *points, const row_scales *s, int b, const ce_acts *x,
-                           int at) {
-    const int8_t *q = x->q + at * CE_QK;
-    const ints zero = {0};
-    const bytes offset = (bytes){0} + (uint8_t)offset_of(f);
-    ints sums[VECTORS], half[2];
-#pragma GCC unroll 8 /* VECTORS */
-    for (int k = 0; k < VECTORS; k++) {
-        const bytes xq = broadcast_columns(q, k);
-        const ints start = offset_of(f) != 0 ? zero - dot_4(zero, offset, xq, false) : zero;
-        sums[k] = dot_4(start, quants_at(f, row, points, k, b), xq, f->is_signed);
+/* The sums of a token's columns, 16 by 16; where a type's scales are for as many. */
+static void sum_halves_of_token(int32_t *half_sum, const int8_t *q, int n_cols) {
+    const bytes ones = (bytes){0} + 1;
+    for (int i = 0; i < n_cols; i += (int)sizeof ones) {
+        bytes columns;
+        memcpy(&columns, q + i, sizeof columns);
+        const ints sums = dot_4((ints){0}, ones, columns, false);
+        int32_t fours[ROWS];
+        memcpy(fours, &sums, sizeof fours);
+        for (int k = 0; k < ROWS; k += 4) {
+            *half_sum++ = fours[k] + fours[k + 1] + fours[k + 2] + fours[k + 3];
+        }
     }
-    sum_halves(half, sums, has_short_sums(f));
-    block_terms terms = {.scale = x->scale[at], .scaled_sum = x->scale[at] * (float)x->sum[at]};
-    if (f->has_min_mult) {
-        terms.half_sum[0] = sum_16(q);
-        terms.half_sum[1] = sum_16(q + 16);
-    }
-    return accumulate(f, acc, half, s, b, terms);
 }
+
+/* One token; half_sum: where the type's minimums are of 16 columns. */
+typedef struct {
+    const ce_acts *acts;
+    const int32_t *half_sum;
+} token_columns;
 
 /* Where to fetch from, from each row's place on. */
 typedef struct {
@@ -129,59 +150,80 @@ typedef struct {
     bool twice; /* the near part too */
 } stream_fetch;
 
+INLINE stream_fetch fetch_at(const block_format *f, int b0, int n_blocks, size_t row_bytes) {
+    const bool is_amd = is_amd_cpu();
+    const int n_ahead = is_amd ? AMD_SPANS_AHEAD : SPANS_AHEAD;
+    return (stream_fetch){.far = prefetch_distance(f, b0, n_blocks, n_ahead, ROWS, row_bytes),
+                          .near = prefetch_distance(f, b0, n_blocks, n_ahead / 2, ROWS, row_bytes),
+                          .twice = is_amd};
+}
+
 INLINE void fetch_part(const block_format *f, const uint8_t *const row[ROWS], int b,
                        stream_fetch fetch) {
     if (fetch.twice) {
-        prefetch_part(f, row, b, fetch.near);
+        prefetch_part(row, b, fetch.near, span_bytes(f));
     }
-    prefetch_part(f, row, b, fetch.far);
+    prefetch_part(row, b, fetch.far, span_bytes(f));
 }
 
-/* acc plus the products of a span of n blocks, from the activations' block b0 on. */
-INLINE floats stream_span(const block_format *f, floats acc, const uint8_t *const row[ROWS], int n,
-                          const ce_acts *x, int b0, stream_fetch fetch) {
-    row_scales s;
-    f->scales(&s, row, n);
-    if (f->find_points != NULL) {
-        span_points points;
-        f->find_points(&points, row);
-#pragma GCC unroll 1 /* eight times the code would not fit the caches of instructions */
-        for (int b = 0; b < n; b++) {
-            fetch_part(f, row, b, fetch);
-            acc = stream_block(f, acc, row, &points, &s, b, x, b0 + b);
-        }
-    } else {
-#pragma GCC unroll 8 /* SPAN: makes the shifts in quants() constants */
-        for (int b = 0; b < n; b++) {
-            fetch_part(f, row, b, fetch);
-            acc = stream_block(f, acc, row, NULL, &s, b, x, b0 + b);
-        }
+/* A span of ROWS rows times one token, from the token's block b0 on. */
+typedef struct {
+    floats acc;
+    row_scales scales;
+    const token_columns *x;
+    int b0;
+    stream_fetch fetch;
+} stream;
+
+/* block_fn */
+INLINE void stream_block(void *context, const block_format *f, const uint8_t *const row[ROWS],
+                         const span_points *points, int b) {
+    stream *s = context;
+    const int at = s->b0 + b;
+    const int8_t *q = s->x->acts->q + at * CE_QK;
+    const ints zero = {0};
+    const bytes offset = (bytes){0} + (uint8_t)offset_of(f);
+    ints sums[VECTORS], half[2];
+    fetch_part(f, row, b, s->fetch);
+#pragma GCC unroll 8 /* VECTORS */
+    for (int k = 0; k < VECTORS; k++) {
+        const bytes xq = broadcast_columns(q, k);
+        const ints start = offset_of(f) != 0 ? zero - dot_4(zero, offset, xq, false) : zero;
+        sums[k] = dot_4(start, quants_at(f, row, points, k, b), xq, f->is_signed);
     }
-    return acc;
+    sum_halves(half, sums, has_short_sums(f));
+    const float scale = s->x->acts->scale[at];
+    block_terms terms = {.scale = scale, .scaled_sum = scale * (float)s->x->acts->sum[at]};
+    if (f->has_min_mult) {
+        terms.half_sum[0] = s->x->half_sum[2 * at];
+        terms.half_sum[1] = s->x->half_sum[2 * at + 1];
+    }
+    s->acc = accumulate(f, s->acc, half, &s->scales, b, terms);
 }
 
-INLINE floats stream_rows(const block_format *f, const uint8_t *row[ROWS], const ce_acts *x,
+INLINE floats stream_rows(const block_format *f, const uint8_t *row[ROWS], const token_columns *x,
                           int n_blocks, size_t row_bytes) {
-    const bool is_amd = is_amd_cpu();
-    const int n_ahead = is_amd ? AMD_SPANS_AHEAD : SPANS_AHEAD;
-    floats acc = {0};
-    for (int b0 = 0; b0 < n_blocks; b0 += SPAN) {
-        const stream_fetch fetch = {
-            .far = prefetch_distance(f, b0, n_blocks, n_ahead, ROWS, row_bytes),
-            .near = prefetch_distance(f, b0, n_blocks, n_ahead / 2, ROWS, row_bytes),
-            .twice = is_amd};
-        acc = stream_span(f, acc, row, span_at(f, b0, n_blocks), x, b0, fetch);
+    stream s = {.x = x};
+    for (s.b0 = 0; s.b0 < n_blocks; s.b0 += SPAN) {
+        const int n = span_at(f, s.b0, n_blocks);
+        s.fetch = fetch_at(f, s.b0, n_blocks, row_bytes);
+        f->scales(&s.scales, row, n);
+        for_blocks(f, row, n, stream_block, &s);
         advance_rows(row, span_bytes(f));
     }
-    return acc;
+    return s.acc;
 }
 
 INLINE void matmul_stream(const block_format *f, float *y, const void *w, size_t row_bytes,
-                          int n_rows, const ce_acts *x, int n_cols) {
+                          int n_rows, const ce_acts *x, int n_cols, int32_t *half_sum) {
+    const token_columns columns = {x, half_sum};
+    if (f->has_min_mult) {
+        sum_halves_of_token(half_sum, x->q, n_cols);
+    }
     for (int r = 0; r < n_rows; r += ROWS) {
         const uint8_t *row[ROWS];
         point_at_rows(row, w, row_bytes, r, n_rows);
-        store_rows(y + r, stream_rows(f, row, x, n_cols / CE_QK, row_bytes), n_rows - r);
+        store_rows(y + r, stream_rows(f, row, &columns, n_cols / CE_QK, row_bytes), n_rows - r);
     }
 }
 
@@ -250,24 +292,25 @@ INLINE void unpack_block(bytes quants[GROUPS], const block_format *f,
     transpose(quants, v);
 }
 
+typedef struct {
+    panel *to;
+    size_t ahead;
+} unpacking;
+
+/* block_fn */
+INLINE void unpack_to_panel(void *context, const block_format *f, const uint8_t *const row[ROWS],
+                            const span_points *points, int b) {
+    const unpacking *u = context;
+    /* All lines that a span may lie in: for the last one, the next fetch comes too late. */
+    prefetch_part(row, b, u->ahead, span_bytes(f) + CACHE_LINE - 1);
+    unpack_block(u->to->quants[b], f, row, points, b);
+}
+
 INLINE void unpack_panel(panel *p, const block_format *f, const uint8_t *const row[ROWS], int n,
                          size_t prefetch_ahead) {
+    unpacking u = {p, prefetch_ahead};
     f->scales(&p->scales, row, n);
-    if (f->find_points != NULL) {
-        span_points points;
-        f->find_points(&points, row);
-#pragma GCC unroll 1 /* as in stream_span() */
-        for (int b = 0; b < n; b++) {
-            prefetch_part(f, row, b, prefetch_ahead);
-            unpack_block(p->quants[b], f, row, &points, b);
-        }
-    } else {
-#pragma GCC unroll 8 /* SPAN */
-        for (int b = 0; b < n; b++) {
-            prefetch_part(f, row, b, prefetch_ahead);
-            unpack_block(p->quants[b], f, row, NULL, b);
-        }
-    }
+    for_blocks(f, row, n, unpack_to_panel, &u);
 }
 
 /* half[h][p][t] = the integers that accumulate() wants, of a block of n_panels panels and n_tokens
@@ -344,6 +387,65 @@ INLINE void sweep(floats acc[][PANELS], const block_format *f, const panel p[PAN
     }
     for (int i = 0; i < n_tokens * PANELS; i++) {
         acc[i / PANELS][i % PANELS] = total[i / PANELS][i % PANELS];
+    }
+}
+
+/* ---- Stream, of a few tokens ---- */
+
+/* A span of ROWS rows times n_tokens tokens, in the first of the panels; x: from the span on. */
+typedef struct {
+    floats acc[ROW_STREAM_TOKENS][PANELS];
+    row_scales scales;
+    const packed_block *x;
+    int n_tokens;
+    stream_fetch fetch;
+} stream_of_few;
+
+/* block_fn: unpacked once, to registers. */
+INLINE void stream_block_few(void *context, const block_format *f, const uint8_t *const row[ROWS],
+                             const span_points *points, int b) {
+    stream_of_few *s = context;
+    bytes columns[GROUPS];
+    const bytes *const w[PANELS] = {columns};
+    const row_scales *const scales[PANELS] = {&s->scales};
+    fetch_part(f, row, b, s->fetch);
+    unpack_block(columns, f, row, points, b);
+    for (int t = 0; t < s->n_tokens;) {
+        const int n_left = s->n_tokens - t;
+        if (n_left >= TILE) {
+            add_products_of_block(s->acc + t, f, w, scales, 1, b,
+                                  tokens_of_packed(f, s->x + b, t, TILE), TILE);
+            t += TILE;
+        } else if (n_left >= 2) {
+            add_products_of_block(s->acc + t, f, w, scales, 1, b,
+                                  tokens_of_packed(f, s->x + b, t, 2), 2);
+            t += 2;
+        } else {
+            add_products_of_block(s->acc + t, f, w, scales, 1, b,
+                                  tokens_of_packed(f, s->x + b, t, 1), 1);
+            t += 1;
+        }
+    }
+}
+
+/* n_tokens: at most ROW_STREAM_TOKENS. */
+INLINE void matmul_stream_few(const block_format *f, float *y, size_t y_stride, weight_rows w,
+                              const packed_block *x, int n_tokens) {
+    for (int r = 0; r < w.n_rows; r += ROWS) {
+        const uint8_t *row[ROWS];
+        point_at_rows(row, w.w, w.row_bytes, r, w.n_rows);
+        stream_of_few s = {.n_tokens = n_tokens};
+        for (int b0 = 0; b0 < w.n_blocks; b0 += SPAN) {
+            const int n = span_at(f, b0, w.n_blocks);
+            s.x = x + b0;
+            s.fetch = fetch_at(f, b0, w.n_blocks, w.row_bytes);
+            f->scales(&s.scales, row, n);
+            for_blocks(f, row, n, stream_block_few, &s);
+            advance_rows(row, span_bytes(f));
+        }
+        for (int t = 0; t < n_tokens; t++) {
+            store_rows(y + t * y_stride + r, s.acc[t][0], w.n_rows - r);
+        }
     }
 }
 
@@ -438,9 +540,13 @@ INLINE void matmul_panels(const block_format *f, unpack_fn *unpack, float *y, si
                               int n_rows, const ce_acts *x, int n_tokens, int n_cols,              \
                               void *work) {                                                        \
         if (n_tokens < token_packing.min_tokens) {                                                 \
-            matmul_stream(&format_##type, y, w, w_row_bytes, n_rows, x, n_cols);                   \
+            matmul_stream(&format_##type, y, w, w_row_bytes, n_rows, x, n_cols, work);             \
+            return;                                                                                \
+        }                                                                                          \
+        const weight_rows rows = {w, w_row_bytes, n_rows, n_cols / CE_QK, &format_##type};         \
+        if (n_tokens <= ROW_STREAM_TOKENS) {                                                       \
+            matmul_stream_few(&format_##type, y, y_stride, rows, x->packed, n_tokens);             \
         } else {                                                                                   \
-            const weight_rows rows = {w, w_row_bytes, n_rows, n_cols / CE_QK, &format_##type};     \
             matmul_panels(&format_##type, unpack_rows, y, y_stride, rows, x->packed, n_tokens,     \
                           work);                                                                   \
         }                                                                                          \
