@@ -14,10 +14,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from pymixtral import LLM, Phase
-from pymixtral.engine import EvalItem, Logits
-from pymixtral.roofline import decode_cost
+from pymixtral.engine import EvalItem, Logits, TapEvent
+from pymixtral.formats.names import TensorRole
+from pymixtral.roofline import batch_bytes, decode_cost
 
-# The first prompt is not raced: page faults and repacking fall into it. It touches every expert.
+# What is not raced: page faults and repacking fall into the first prompt; then the same ids one by
+# one, as a prompt leaves out most experts of the last layer.
 WARM_UP_IDS = list(range(64))
 
 
@@ -61,11 +63,26 @@ class Ours:
         self._depth = 0
         self.measure("prefill", WARM_UP_IDS)
         self.seconds_to_ready = time.perf_counter() - start
+        self.measure("decode", WARM_UP_IDS)
 
-    @property
-    def bytes_per_token(self) -> int:
-        """Of the weights that a generated token needs."""
-        return round(decode_cost(self.llm.file.gguf, self.llm.file.hparams, 0, 1).n_bytes)
+    def bytes_per_token(self, ids: list[int]) -> int:
+        """Of the weights that a generated token needs: of several sessions, its share of a step.
+
+        Experts that no session chose are not read; how many are is counted while they take `ids`.
+        """
+        gguf, hparams, n = self.llm.file.gguf, self.llm.file.hparams, len(self._sessions)
+        if n == 1:
+            return round(decode_cost(gguf, hparams, 0, 1).n_bytes)
+        n_read = 0
+
+        def count(event: TapEvent) -> None:
+            nonlocal n_read
+            n_read += event.role == TensorRole.FFN_GATE  # shown once for each expert that is used
+
+        with self.llm.engine.tap(count):
+            self.measure("batch", ids)
+        n_steps = -(-len(ids) // n)
+        return round(batch_bytes(gguf, hparams, n_read / (n_steps * hparams.n_layers)) / n)
 
     def measure(self, test: str, ids: list[int]) -> float:
         if test in ("fill", "batch"):
@@ -125,6 +142,7 @@ class Peer:
         self.name = f"{package} {self._answer()['version']} ({shown(package, settings)})"
         self.measure("prefill", WARM_UP_IDS)
         self.seconds_to_ready = time.perf_counter() - start
+        self.measure("decode", WARM_UP_IDS)
 
     def measure(self, test: str, ids: list[int]) -> float:
         self._ask(test, ids)

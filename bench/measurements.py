@@ -113,7 +113,7 @@ def _race(row: Row, setup: Setup, sweep: list[Trial]) -> Record:
     with _contenders(row, setup, sweep) as (ours, peer):
         engine = ours.llm.engine
         bandwidth = ReadBandwidth(engine)
-        race = _new_race(row, ours)
+        race = _new_race(row, setup, ours)
         before = _expert_seconds(ours)
         for ids in _rounds(row, setup):
             race.run_round([ours, peer], bandwidth, ids)
@@ -144,7 +144,7 @@ def _race(row: Row, setup: Setup, sweep: list[Trial]) -> Record:
 def _race_with_a_core_busy(row: Row, setup: Setup, sweep: list[Trial]) -> Record:
     with _contenders(row, setup, sweep) as (ours, peer):
         bandwidth = ReadBandwidth(ours.llm.engine)
-        quiet, busy = _new_race(row, ours), _new_race(row, ours)
+        quiet, busy = _new_race(row, setup, ours), _new_race(row, setup, ours)
         for ids in _rounds(row, setup):
             quiet.run_round([ours, peer], bandwidth, ids)
             with _busy_core():
@@ -196,8 +196,9 @@ def _start_peer(row: Row, setup: Setup, settings: dict[str, int]) -> Peer:
     return Peer(setup.pythons[row.package], row.package, setup.path(row), settings | here)
 
 
-def _new_race(row: Row, ours: Ours) -> Race:
-    return Race(sizes={row.test: _n_tokens(row)}, bytes_per_token=ours.bytes_per_token)
+def _new_race(row: Row, setup: Setup, ours: Ours) -> Race:
+    n_bytes = ours.bytes_per_token(_of_test(row, _random_ids(row, setup)))
+    return Race(sizes={row.test: _n_tokens(row)}, bytes_per_token=n_bytes)
 
 
 def _expert_seconds(ours: Ours) -> float:

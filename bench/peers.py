@@ -95,7 +95,8 @@ def run(ours: Ours, peers: list[Peer], options: argparse.Namespace) -> Race:
     depth_ids = random.integers(0, ours.llm.n_vocab, options.depth).tolist()
     for contender in (ours, *peers) if options.depth else ():
         contender.measure("fill", depth_ids)
-    race = Race(sizes=sizes, bytes_per_token=ours.bytes_per_token)
+    counted_ids = random.integers(0, ours.llm.n_vocab, options.generate * options.sequences)
+    race = Race(sizes=sizes, bytes_per_token=ours.bytes_per_token(counted_ids.tolist()))
     for i in range(options.rounds):
         print(f"round {i + 1} of {options.rounds}", file=sys.stderr)
         ids = random.integers(0, ours.llm.n_vocab, max(race.sizes.values())).tolist()

@@ -21,7 +21,7 @@ class Result:
         tokens_per_second: the median of the rounds.
         spread: (fastest - slowest) / median.
         ours_over_this: the median of the rounds' ratios; 1 for ourselves.
-        bandwidth_fraction: of the best read bandwidth, for decode.
+        bandwidth_fraction: of the best read bandwidth, where tokens are generated.
     """
 
     engine: str
@@ -69,7 +69,7 @@ class Race:
                     spread=(max(theirs) - min(theirs)) / median,
                     ours_over_this=ratio,
                     bandwidth_fraction=median * self.bytes_per_token / max(self.bandwidths)
-                    if test == "decode"
+                    if test in ("decode", "batch")
                     else None,
                 )
 

@@ -12,20 +12,17 @@ off goes on where it was.
 from __future__ import annotations
 
 import argparse
-import datetime
-import os
-import re
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from contenders import PeerError
+from facts import facts_of_run
 from measurements import Setup, measure, say
 from results import Record, append_record, is_done, read_records, render
 from targets import MODELS, ROWS, Row
 
-from pymixtral import FormatError, PymixtralError, _cengine
+from pymixtral import FormatError, PymixtralError
 from pymixtral.engine import default_threads
 
 BENCH = Path(__file__).parent
@@ -112,31 +109,8 @@ def make_setup(options: argparse.Namespace) -> Setup:
         threads=threads,
         rounds=options.rounds,
         repack=options.repack,
-        facts={
-            "date": datetime.date.today().isoformat(),
-            "CPU": cpu_model(),
-            "cores": f"{len(os.sched_getaffinity(0))}, {threads} threads",
-            "our compiler": our_compiler(),
-            "rounds": str(options.rounds),
-            "command": f"`python bench/table.py {command_line()}`",
-        },
+        facts=facts_of_run(threads, options.rounds),
     )
-
-
-def cpu_model() -> str:
-    found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    return found.group(1) if found else "unknown"
-
-
-def our_compiler() -> str:
-    """As it signed the compiled module."""
-    found = re.search(rb"(GCC: |clang version )[\x20-\x7e]+", Path(_cengine.__file__).read_bytes())
-    return found.group().decode() if found else "unknown"
-
-
-def command_line() -> str:
-    """This run's arguments, without the folders of absolute paths."""
-    return re.sub(r"(^|[ =])/[^ ]*/", r"\1", shlex.join(sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -76,6 +76,15 @@ def decode_cost(gguf: GGUFFile, hparams: HParams, first: int, n_tokens: int) -> 
     return Cost(n_bytes, n_products)
 
 
+def batch_bytes(gguf: GGUFFile, hparams: HParams, n_read: float) -> float:
+    """Of weights, in a pass over several sessions that reads `n_read` experts of a layer."""
+    part_read = n_read / hparams.n_experts if hparams.n_experts else 1.0
+    return sum(
+        tensor.n_bytes * (part_read if role in _EXPERT_ROLES else 1.0)
+        for tensor, role, _ in _matrices(gguf, hparams)
+    )
+
+
 def expert_products(gguf: GGUFFile, hparams: HParams, n_tokens: int) -> float:
     """Multiply-adds of a prompt's tokens with the experts that they chose."""
     return sum(

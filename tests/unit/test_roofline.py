@@ -23,7 +23,14 @@ from reference.tiny_engine import tiny_engine
 
 from pymixtral.engine import EngineOptions, Phase, tiers
 from pymixtral.formats import open_gguf, read_hparams
-from pymixtral.roofline import Cost, Limits, decode_cost, expert_products, prefill_cost
+from pymixtral.roofline import (
+    Cost,
+    Limits,
+    batch_bytes,
+    decode_cost,
+    expert_products,
+    prefill_cost,
+)
 
 Q_AND_OUTPUT = 2 * DIM * DIM
 K_AND_V = 2 * DIM * DIM * N_KV_HEADS // N_HEADS
@@ -58,6 +65,14 @@ def test_prefill_reads_every_expert_once_a_pass_and_ends_with_one_token(tiny: Pa
         20 * ((N_LAYERS - 1) * (shared + 2 * EXPERT) + K_AND_V) + once + attention
     )
     assert products_of_experts == (20 * (N_LAYERS - 1) + 1) * 2 * EXPERT
+
+
+def test_a_batch_reads_the_experts_that_were_chosen(tiny: Path) -> None:
+    with open_gguf(tiny) as gguf:
+        hparams = read_hparams(gguf)
+        three = batch_bytes(gguf, hparams, n_read=3)
+        assert batch_bytes(gguf, hparams, n_read=2) == decode_cost(gguf, hparams, 0, 1).n_bytes
+    assert three == 4 * (N_LAYERS * (Q_AND_OUTPUT + K_AND_V + ROUTER + 3 * EXPERT) + HEAD)
 
 
 def test_a_window_bounds_attention(tiny: Path) -> None:
