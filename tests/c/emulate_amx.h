@@ -71,7 +71,7 @@ static void decode_memory(vex_instruction *in, const uint8_t *p, int x, int b,
         in->n_bytes = 0;
         return;
     }
-    in->address = (uint8_t *)address; /* NOLINT: a register holds it */
+    in->address = (uint8_t *)address;
     in->n_bytes += n;
 }
 
