@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from facts import facts_of_run
+from results import markdown_row
 
 from pymixtral.engine import default_threads
 
@@ -29,9 +30,9 @@ TYPES = (
     *("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"),
     *("IQ4_NL", "IQ4_XS", "IQ3_XXS", "IQ3_S", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ1_S"),
 )
-HEADER = (
-    "| type | prompt, tokens/s | llama.cpp | ratio | generated, tokens/s | llama.cpp | ratio "
-    "| of the read bandwidth |\n|---|---|---|---|---|---|---|---|"
+HEADS = (
+    *("type", "prompt, tokens/s", "llama.cpp", "ratio"),
+    *("generated, tokens/s", "llama.cpp", "ratio", "of the read bandwidth"),
 )
 
 Result = dict[str, Any]
@@ -62,10 +63,10 @@ def cells(results: list[Result], test: str) -> tuple[list[str], Result]:
 
 
 def heading(options: argparse.Namespace) -> list[str]:
-    facts = facts_of_run(default_threads(), options.rounds)
-    peers = "; ".join(PEERS)
-    rows = [f"| {key} | {value} |" for key, value in (facts | {"llama.cpp": peers}).items()]
-    return ["# Every type", "", "| of the run | |", "|---|---|", *rows, "", HEADER]
+    facts = facts_of_run(default_threads(), options.rounds) | {"llama.cpp": "; ".join(PEERS)}
+    rows = [line for fact in facts.items() for line in markdown_row(fact)]
+    of_run = markdown_row(["of the run", ""], is_head=True)
+    return ["# Every type", "", *of_run, *rows, "", *markdown_row(HEADS, is_head=True)]
 
 
 def main() -> None:
@@ -83,7 +84,7 @@ def main() -> None:
         prompt, _ = cells(results, "prefill")
         generated, ours = cells(results, "decode")
         fraction = f"{ours['bandwidth_fraction']:.0%}"
-        lines.append(f"| {' | '.join([type_name, *prompt, *generated, fraction])} |")
+        lines += markdown_row([type_name, *prompt, *generated, fraction])
         print(lines[-1], flush=True)
         if options.out is not None:
             options.out.write_text("\n".join(lines) + "\n")

@@ -154,20 +154,20 @@ def _facts(records: Sequence[Record]) -> Iterator[str]:
     """What the rows have in common, or all that they differ in."""
     if not records:
         return
-    yield from _markdown_row(["of the run", ""], is_head=True)
+    yield from markdown_row(["of the run", ""], is_head=True)
     for key in records[0].facts:
         values = dict.fromkeys(record.facts[key] for record in records)
-        yield from _markdown_row([key, "; ".join(values)])
+        yield from markdown_row([key, "; ".join(values)])
 
 
 def _table(done: Iterable[tuple[Row, Record]]) -> Iterator[str]:
     heads = ["row", "ours", "peer", "figure", "value", "required", "goal", ""]
-    yield from _markdown_row(heads, is_head=True)
+    yield from markdown_row(heads, is_head=True)
     for row, record in done:
         lead = [row.name, *(_speed(row, speed) for speed in record.speeds)]
         lead += [""] * (3 - len(lead))
         for figure in record.figures:
-            yield from _markdown_row([*lead, *figure.cells()])
+            yield from markdown_row([*lead, *figure.cells()])
             lead = ["", "", ""]
 
 
@@ -180,12 +180,12 @@ def _not_run(missing: Iterable[Row], records: dict[str, Record]) -> Iterator[str
 def _sweep(row: Row, record: Record) -> Iterator[str]:
     yield f"### {row.name}"
     yield ""
-    yield from _markdown_row([*row.choices, unit(row)], is_head=True)
+    yield from markdown_row([*row.choices, unit(row)], is_head=True)
     best = best_trial(record.sweep)
     for trial in record.sweep:
         speed = trial.error or _amount(row, trial.per_second)
         cells = [str(trial.settings[key]) for key in row.choices]
-        yield from _markdown_row([*cells, f"**{speed}**" if trial is best else speed])
+        yield from markdown_row([*cells, f"**{speed}**" if trial is best else speed])
 
 
 def best_trial(sweep: Sequence[Trial]) -> Trial | None:
@@ -206,7 +206,7 @@ def _speed(row: Row, speed: Speed) -> str:
     return f"{_amount(row, speed.per_second)} {unit(row)}, spread {speed.spread:.0%}"
 
 
-def _markdown_row(cells: Sequence[str], is_head: bool = False) -> Iterator[str]:
+def markdown_row(cells: Sequence[str], is_head: bool = False) -> Iterator[str]:
     yield f"| {' | '.join(cells)} |"
     if is_head:
         yield "|---" * len(cells) + "|"

@@ -66,14 +66,11 @@ def prefill_cost(gguf: GGUFFile, hparams: HParams, n_tokens: int, batch_rows: in
 
 def decode_cost(gguf: GGUFFile, hparams: HParams, first: int, n_tokens: int) -> Cost:
     """Of generating tokens one by one, from position `first` on."""
-    n_bytes = 0.0
     positions = range(first, first + n_tokens)
     n_products = _attention_products(hparams, positions, hparams.n_layers)
     for tensor, role, _ in _matrices(gguf, hparams):
-        share = _share_used(role, hparams)
-        n_bytes += tensor.n_bytes * share * n_tokens
-        n_products += math.prod(tensor.shape) * share * n_tokens
-    return Cost(n_bytes, n_products)
+        n_products += math.prod(tensor.shape) * _share_used(role, hparams) * n_tokens
+    return Cost(n_tokens * batch_bytes(gguf, hparams, hparams.n_experts_used), n_products)
 
 
 def batch_bytes(gguf: GGUFFile, hparams: HParams, n_read: float) -> float:

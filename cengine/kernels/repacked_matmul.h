@@ -39,14 +39,12 @@ INLINE void load_span(group_part part[PARTS], const repacked_format *r, const ui
     }
 }
 
-/* Block `at` of one token; half_sum: where the type has scales of 16 columns. */
-INLINE block_tokens tokens_of_acts(const block_format *f, const ce_acts *x, const int32_t *half_sum,
-                                   int at) {
-    const float scale = x->scale[at];
-    return (block_tokens){
-        .q = x->q + at * CE_QK,
-        .sum = {f->has_mult ? half_sum + 2 * at : x->sum + at, half_sum + 2 * at + 1},
-        .terms = {{.scale = scale, .scaled_sum = scale * (float)x->sum[at]}}};
+/* Block `at` of one token. */
+INLINE block_tokens block_of_token(const block_format *f, const token_columns *x, int at) {
+    const int32_t *half_sum = x->half_sum + 2 * at;
+    return (block_tokens){.q = x->acts->q + at * CE_QK,
+                          .sum = {f->has_mult ? half_sum : x->acts->sum + at, half_sum + 1},
+                          .terms = {terms_of_token(f, x, at)}};
 }
 
 /* acc[j] plus the products of block b of the span with the j-th of n_tokens tokens. */
@@ -69,6 +67,7 @@ INLINE void add_block(floats acc[TILE][PANELS], const repacked_format *r,
 INLINE void repacked_stream(const repacked_format *r, float *y, const uint8_t *w, int n_rows,
                             const ce_acts *x, int n_cols, int32_t *half_sum, bool is_amd) {
     const int n_blocks = n_cols / CE_QK;
+    const token_columns columns = {x, half_sum};
     if (r->f->has_mult) {
         sum_halves_of_token(half_sum, x->q, n_cols);
     }
@@ -80,7 +79,7 @@ INLINE void repacked_stream(const repacked_format *r, float *y, const uint8_t *w
 #pragma GCC unroll 8 /* SPAN: makes the shifts in columns() constants */
             for (int b = 0; b < SPAN; b++) {
                 prefetch_ahead(r->f, part[0].span.words, b, is_amd);
-                add_block(acc, r, part, b, tokens_of_acts(r->f, x, half_sum, b0 + b), 1);
+                add_block(acc, r, part, b, block_of_token(r->f, &columns, b0 + b), 1);
             }
         }
         w += (size_t)(n_blocks / SPAN) * group_span_bytes(r->f);

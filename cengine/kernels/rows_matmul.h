@@ -138,11 +138,21 @@ static void sum_halves_of_token(int32_t *half_sum, const int8_t *q, int n_cols) 
     }
 }
 
-/* One token; half_sum: where the type's minimums are of 16 columns. */
+/* One token; half_sum: where the type's scales or minimums are of 16 columns. */
 typedef struct {
     const ce_acts *acts;
     const int32_t *half_sum;
 } token_columns;
+
+INLINE block_terms terms_of_token(const block_format *f, const token_columns *x, int at) {
+    const float scale = x->acts->scale[at];
+    block_terms terms = {.scale = scale, .scaled_sum = scale * (float)x->acts->sum[at]};
+    if (f->has_min_mult) {
+        terms.half_sum[0] = x->half_sum[2 * at];
+        terms.half_sum[1] = x->half_sum[2 * at + 1];
+    }
+    return terms;
+}
 
 /* Where to fetch from, from each row's place on. */
 typedef struct {
@@ -166,13 +176,27 @@ INLINE void fetch_part(const block_format *f, const uint8_t *const row[ROWS], in
     prefetch_part(row, b, fetch.far, span_bytes(f));
 }
 
-/* A span of ROWS rows times one token, from the token's block b0 on. */
+/* The span under way, of ROWS rows. */
 typedef struct {
-    floats acc;
     row_scales scales;
+    stream_fetch fetch;
+} stream_span;
+
+/* Begins the span from block b0 on, and tells how many blocks it has. */
+INLINE int start_span(stream_span *span, const block_format *f, const uint8_t *const row[ROWS],
+                      int b0, int n_blocks, size_t row_bytes) {
+    const int n = span_at(f, b0, n_blocks);
+    span->fetch = fetch_at(f, b0, n_blocks, row_bytes);
+    f->scales(&span->scales, row, n);
+    return n;
+}
+
+/* ROWS rows times one token; b0: its first block of the span. */
+typedef struct {
+    stream_span span;
+    floats acc;
     const token_columns *x;
     int b0;
-    stream_fetch fetch;
 } stream;
 
 /* block_fn */
@@ -184,7 +208,7 @@ INLINE void stream_block(void *context, const block_format *f, const uint8_t *co
     const ints zero = {0};
     const bytes offset = (bytes){0} + (uint8_t)offset_of(f);
     ints sums[VECTORS], half[2];
-    fetch_part(f, row, b, s->fetch);
+    fetch_part(f, row, b, s->span.fetch);
 #pragma GCC unroll 8 /* VECTORS */
     for (int k = 0; k < VECTORS; k++) {
         const bytes xq = broadcast_columns(q, k);
@@ -192,38 +216,26 @@ INLINE void stream_block(void *context, const block_format *f, const uint8_t *co
         sums[k] = dot_4(start, quants_at(f, row, points, k, b), xq, f->is_signed);
     }
     sum_halves(half, sums, has_short_sums(f));
-    const float scale = s->x->acts->scale[at];
-    block_terms terms = {.scale = scale, .scaled_sum = scale * (float)s->x->acts->sum[at]};
-    if (f->has_min_mult) {
-        terms.half_sum[0] = s->x->half_sum[2 * at];
-        terms.half_sum[1] = s->x->half_sum[2 * at + 1];
-    }
-    s->acc = accumulate(f, s->acc, half, &s->scales, b, terms);
-}
-
-INLINE floats stream_rows(const block_format *f, const uint8_t *row[ROWS], const token_columns *x,
-                          int n_blocks, size_t row_bytes) {
-    stream s = {.x = x};
-    for (s.b0 = 0; s.b0 < n_blocks; s.b0 += SPAN) {
-        const int n = span_at(f, s.b0, n_blocks);
-        s.fetch = fetch_at(f, s.b0, n_blocks, row_bytes);
-        f->scales(&s.scales, row, n);
-        for_blocks(f, row, n, stream_block, &s);
-        advance_rows(row, span_bytes(f));
-    }
-    return s.acc;
+    s->acc = accumulate(f, s->acc, half, &s->span.scales, b, terms_of_token(f, s->x, at));
 }
 
 INLINE void matmul_stream(const block_format *f, float *y, const void *w, size_t row_bytes,
                           int n_rows, const ce_acts *x, int n_cols, int32_t *half_sum) {
     const token_columns columns = {x, half_sum};
+    const int n_blocks = n_cols / CE_QK;
     if (f->has_min_mult) {
         sum_halves_of_token(half_sum, x->q, n_cols);
     }
     for (int r = 0; r < n_rows; r += ROWS) {
         const uint8_t *row[ROWS];
         point_at_rows(row, w, row_bytes, r, n_rows);
-        store_rows(y + r, stream_rows(f, row, &columns, n_cols / CE_QK, row_bytes), n_rows - r);
+        stream s = {.x = &columns};
+        for (; s.b0 < n_blocks; s.b0 += SPAN) {
+            const int n = start_span(&s.span, f, row, s.b0, n_blocks, row_bytes);
+            for_blocks(f, row, n, stream_block, &s);
+            advance_rows(row, span_bytes(f));
+        }
+        store_rows(y + r, s.acc, n_rows - r);
     }
 }
 
@@ -392,13 +404,12 @@ INLINE void sweep(floats acc[][PANELS], const block_format *f, const panel p[PAN
 
 /* ---- Stream, of a few tokens ---- */
 
-/* A span of ROWS rows times n_tokens tokens, in the first of the panels; x: from the span on. */
+/* ROWS rows times n_tokens tokens, in the first of the panels. */
 typedef struct {
+    stream_span span;
     floats acc[ROW_STREAM_TOKENS][PANELS];
-    row_scales scales;
-    const packed_block *x;
+    const packed_block *x; /* from the span on */
     int n_tokens;
-    stream_fetch fetch;
 } stream_of_few;
 
 /* block_fn: unpacked once, to registers. */
@@ -407,22 +418,21 @@ INLINE void stream_block_few(void *context, const block_format *f, const uint8_t
     stream_of_few *s = context;
     bytes columns[GROUPS];
     const bytes *const w[PANELS] = {columns};
-    const row_scales *const scales[PANELS] = {&s->scales};
-    fetch_part(f, row, b, s->fetch);
+    const row_scales *const scales[PANELS] = {&s->span.scales};
+    const packed_block *x = s->x + b;
+    fetch_part(f, row, b, s->span.fetch);
     unpack_block(columns, f, row, points, b);
     for (int t = 0; t < s->n_tokens;) {
         const int n_left = s->n_tokens - t;
         if (n_left >= TILE) {
-            add_products_of_block(s->acc + t, f, w, scales, 1, b,
-                                  tokens_of_packed(f, s->x + b, t, TILE), TILE);
+            add_products_of_block(s->acc + t, f, w, scales, 1, b, tokens_of_packed(f, x, t, TILE),
+                                  TILE);
             t += TILE;
         } else if (n_left >= 2) {
-            add_products_of_block(s->acc + t, f, w, scales, 1, b,
-                                  tokens_of_packed(f, s->x + b, t, 2), 2);
+            add_products_of_block(s->acc + t, f, w, scales, 1, b, tokens_of_packed(f, x, t, 2), 2);
             t += 2;
         } else {
-            add_products_of_block(s->acc + t, f, w, scales, 1, b,
-                                  tokens_of_packed(f, s->x + b, t, 1), 1);
+            add_products_of_block(s->acc + t, f, w, scales, 1, b, tokens_of_packed(f, x, t, 1), 1);
             t += 1;
         }
     }
@@ -436,10 +446,8 @@ INLINE void matmul_stream_few(const block_format *f, float *y, size_t y_stride, 
         point_at_rows(row, w.w, w.row_bytes, r, w.n_rows);
         stream_of_few s = {.n_tokens = n_tokens};
         for (int b0 = 0; b0 < w.n_blocks; b0 += SPAN) {
-            const int n = span_at(f, b0, w.n_blocks);
+            const int n = start_span(&s.span, f, row, b0, w.n_blocks, w.row_bytes);
             s.x = x + b0;
-            s.fetch = fetch_at(f, b0, w.n_blocks, w.row_bytes);
-            f->scales(&s.scales, row, n);
             for_blocks(f, row, n, stream_block_few, &s);
             advance_rows(row, span_bytes(f));
         }

@@ -144,7 +144,7 @@ static bool compute_logits(const ce_pass *pass, int first, int n) {
 
 static bool run_head(ce_pass *pass) {
     const ce_engine *engine = pass->engine;
-    keep_head_rows(pass);
+    keep_head_rows(pass); /* for a tap, or after a failure, there are others still */
     if (!ce_norm_rows(pass, NULL, engine->model.output_norm))
         return false;
     ce_tap_rows(pass, CE_OUTPUT, 0, &engine->scratch.norm);
