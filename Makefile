@@ -17,13 +17,14 @@ FUZZ_JOBS ?= $(shell nproc)
 
 # What runs programs that CC compiled for another machine.
 EMULATOR ?=
+EMULATED_ARM = BUILD=build/arm CC=aarch64-linux-gnu-gcc EMULATOR='qemu-aarch64 -L /usr/aarch64-linux-gnu'
 
 INCLUDES  = -Icengine/include -Icengine/kernels -Icengine/src -Icengine
 HEADERS   = $(wildcard cengine/*.h cengine/*/*.h tests/c/*.h)
 C_FILES   = $(wildcard cengine/*/*.c tests/c/*.c bench/*.c) $(HEADERS)
 CORE      = $(wildcard cengine/src/*.c)
 TIERS_x86_64 = avx2 avxvnni avx512vnni amx
-TIERS_aarch64 = neon
+TIERS_aarch64 = neon i8mm
 MACHINE  := $(firstword $(subst -, ,$(shell $(CC) -dumpmachine)))
 TIERS     = generic $(TIERS_$(MACHINE))
 ENGINE    = $(CORE) $(foreach tier,$(TIERS),$(wildcard cengine/kernels/$(tier)*.c))
@@ -33,7 +34,7 @@ POOL      = $(addprefix cengine/src/,pool.c cpu.c error.c memory.c pages.c)
 CHECKED  ?= $(OBJECTS)
 CHECKS    = $(patsubst tests/c/%.c,$(BUILD)/%,$(wildcard tests/c/check_*.c))
 
-.PHONY: help build test check-c check-neon tsan asan asan-c fuzz bench lint format wheel clean
+.PHONY: help build test check-c check-arm tsan asan asan-c fuzz bench lint format wheel clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
@@ -47,10 +48,9 @@ test: ## the whole Python suite
 check-c: $(CHECKS) ## the C checks: every kernel against the generic one, the thread pool
 	@printf '%s\n' $(CHECKS) | CHECK_EMULATED=1 xargs -P "$$(nproc)" -I CHECK sh -c '$(EMULATOR) CHECK || exit 255'
 
-check-neon: ## the kernels' checks of the NEON tier, cross-compiled and emulated
-	CHECK_TIER=neon $(MAKE) BUILD=build/neon CC=aarch64-linux-gnu-gcc \
-	    EMULATOR='qemu-aarch64 -L /usr/aarch64-linux-gnu' \
-	    CHECKS='$(addprefix build/neon/check_,kernels attention ops)' check-c
+check-arm: ## the kernels' checks of the Arm tiers, cross-compiled and emulated
+	CHECK_TIER=neon $(MAKE) $(EMULATED_ARM) CHECKS='$(addprefix build/arm/check_,kernels attention ops)' check-c
+	CHECK_TIER=i8mm $(MAKE) $(EMULATED_ARM) CHECKS=build/arm/check_kernels check-c
 
 tsan: ## the thread pool's check under ThreadSanitizer
 	$(MAKE) BUILD=build/tsan CFLAGS_EXTRA='-fsanitize=thread -g -O1' build/tsan/check_pool
@@ -102,6 +102,7 @@ $(BUILD)/cengine/kernels/avxvnni%.o: CFLAGS_TIER = $(CFLAGS_AVXVNNI)
 $(BUILD)/cengine/kernels/avx512vnni%.o: CFLAGS_TIER = $(CFLAGS_AVX512VNNI)
 $(BUILD)/cengine/kernels/amx%.o: CFLAGS_TIER = $(CFLAGS_AMX)
 $(BUILD)/cengine/kernels/neon%.o: CFLAGS_TIER = $(CFLAGS_NEON)
+$(BUILD)/cengine/kernels/i8mm%.o: CFLAGS_TIER = $(CFLAGS_I8MM)
 
 $(BUILD)/%.o: %.c $(HEADERS) cengine/flags.mk
 	@mkdir -p $(@D)

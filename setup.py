@@ -45,7 +45,7 @@ def kernels(prefix: str) -> list[Path]:
 
 TIERS = {
     "x86_64": ["amx", "avx512vnni", "avxvnni", "avx2"],
-    "aarch64": ["neon"],
+    "aarch64": ["i8mm", "neon"],
 }
 MACHINE = {"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
 LIBRARIES = [

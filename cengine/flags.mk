@@ -8,4 +8,5 @@ CFLAGS_AVX2 = -mavx2 -mfma -mf16c
 CFLAGS_AVXVNNI = -mavx2 -mfma -mf16c -mavxvnni
 CFLAGS_AVX512VNNI = -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni
 CFLAGS_NEON = -march=armv8.2-a+dotprod
+CFLAGS_I8MM = -march=armv8.2-a+dotprod+i8mm
 CFLAGS_AMX = -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mavx512vbmi -mavx512bf16

@@ -70,4 +70,6 @@ INLINE void add_products(ints sum[PANELS][TILE], const bytes *const w[PANELS], i
     }
 }
 
+#include "plain_panels.h"
+
 #endif

@@ -151,6 +151,7 @@ void ce_kernels_avx512vnni(ce_kernels *k);
 void ce_kernels_amx(ce_kernels *k);
 #elif defined(__aarch64__)
 void ce_kernels_neon(ce_kernels *k);
+void ce_kernels_i8mm(ce_kernels *k);
 #endif
 
 #endif

@@ -2,6 +2,7 @@
 #include "neon.h"
 #include "neon_points.h"
 #include "neon_rows.h"
+#include "plain_panels.h"
 
 #define TIER "neon"
 #include "repacked_matmul.h"

@@ -60,7 +60,7 @@ INLINE void add_block(floats acc[TILE][PANELS], const repacked_format *r,
         w[i] = columns[i];
         s[i] = &part[i].scales;
     }
-    add_products_of_block(acc, r->f, w, s, PARTS, b, x, n_tokens);
+    add_products_of_block(acc, r->f, add_products, w, s, PARTS, b, x, n_tokens);
 }
 
 /* n_rows and n_cols are multiples of what a group has; half_sum: room for n_cols / 16. */
@@ -172,6 +172,7 @@ INLINE void unpack_repacked(panel *p, const weight_rows *w, int r, int b0) {
         for (int g = 0; g < GROUPS; g++) {
             p->quants[b][g] = columns_at(format, span, b, g);
         }
+        order_panel(p->quants[b]);
     }
 }
 

@@ -316,6 +316,7 @@ INLINE void unpack_to_panel(void *context, const block_format *f, const uint8_t 
     /* All lines that a span may lie in: for the last one, the next fetch comes too late. */
     prefetch_part(row, b, u->ahead, span_bytes(f) + CACHE_LINE - 1);
     unpack_block(u->to->quants[b], f, row, points, b);
+    order_panel(u->to->quants[b]);
 }
 
 INLINE void unpack_panel(panel *p, const block_format *f, const uint8_t *const row[ROWS], int n,
@@ -325,10 +326,14 @@ INLINE void unpack_panel(panel *p, const block_format *f, const uint8_t *const r
     for_blocks(f, row, n, unpack_to_panel, &u);
 }
 
+/* add_products() for columns in registers, or add_panel_products(). */
+typedef void products_fn(ints sum[PANELS][TILE], const bytes *const w[PANELS], int n_panels, int g0,
+                         int g1, const int8_t *q, int n_tokens, bool is_signed, int max_quant);
+
 /* half[h][p][t] = the integers that accumulate() wants, of a block of n_panels panels and n_tokens
  * tokens, whose 32 columns are at q + 32 * t. sum[h][t]: the sum of half h of a token's columns,
  * or, without has_mult, sum[0][t] that of all of them. */
-INLINE void multiply_columns(ints half[2][PANELS][TILE], const block_format *f,
+INLINE void multiply_columns(ints half[2][PANELS][TILE], const block_format *f, products_fn *add,
                              const bytes *const w[PANELS], int n_panels, const int8_t *q,
                              const int32_t *const sum[2], int n_tokens) {
     const int n_halves = f->has_mult ? 2 : 1, n_groups = GROUPS / n_halves;
@@ -341,8 +346,8 @@ INLINE void multiply_columns(ints half[2][PANELS][TILE], const block_format *f,
             }
         }
         if (h < n_halves) {
-            add_products(half[h], w, n_panels, h * n_groups, (h + 1) * n_groups, q, n_tokens,
-                         f->is_signed, f->max_quant);
+            add(half[h], w, n_panels, h * n_groups, (h + 1) * n_groups, q, n_tokens, f->is_signed,
+                f->max_quant);
         }
     }
 }
@@ -367,11 +372,11 @@ INLINE block_tokens tokens_of_packed(const block_format *f, const packed_block *
 
 /* acc[j][i] plus the products of block b of the i-th of n_panels panels with the j-th of n_tokens
  * tokens. */
-INLINE void add_products_of_block(floats acc[TILE][PANELS], const block_format *f,
+INLINE void add_products_of_block(floats acc[TILE][PANELS], const block_format *f, products_fn *add,
                                   const bytes *const w[PANELS], const row_scales *const s[PANELS],
                                   int n_panels, int b, block_tokens x, int n_tokens) {
     ints half[2][PANELS][TILE];
-    multiply_columns(half, f, w, n_panels, x.q, x.sum, n_tokens);
+    multiply_columns(half, f, add, w, n_panels, x.q, x.sum, n_tokens);
     for (int j = 0; j < n_tokens; j++) {
         for (int i = 0; i < n_panels; i++) {
             const ints halves[2] = {half[0][i][j], half[1][i][j]};
@@ -394,8 +399,8 @@ INLINE void sweep(floats acc[][PANELS], const block_format *f, const panel p[PAN
             w[i] = p[i].quants[b];
             s[i] = &p[i].scales;
         }
-        add_products_of_block(total, f, w, s, PANELS, b, tokens_of_packed(f, x, t, n_tokens),
-                              n_tokens);
+        add_products_of_block(total, f, add_panel_products, w, s, PANELS, b,
+                              tokens_of_packed(f, x, t, n_tokens), n_tokens);
     }
     for (int i = 0; i < n_tokens * PANELS; i++) {
         acc[i / PANELS][i % PANELS] = total[i / PANELS][i % PANELS];
@@ -404,10 +409,12 @@ INLINE void sweep(floats acc[][PANELS], const block_format *f, const panel p[PAN
 
 /* ---- Stream, of a few tokens ---- */
 
+_Static_assert((int)ROW_STREAM_TOKENS <= (int)TILE, "their sums fit the registers");
+
 /* ROWS rows times n_tokens tokens, in the first of the panels. */
 typedef struct {
     stream_span span;
-    floats acc[ROW_STREAM_TOKENS][PANELS];
+    floats acc[TILE][PANELS];
     const packed_block *x; /* from the span on */
     int n_tokens;
 } stream_of_few;
@@ -425,14 +432,16 @@ INLINE void stream_block_few(void *context, const block_format *f, const uint8_t
     for (int t = 0; t < s->n_tokens;) {
         const int n_left = s->n_tokens - t;
         if (n_left >= TILE) {
-            add_products_of_block(s->acc + t, f, w, scales, 1, b, tokens_of_packed(f, x, t, TILE),
-                                  TILE);
+            add_products_of_block(s->acc + t, f, add_products, w, scales, 1, b,
+                                  tokens_of_packed(f, x, t, TILE), TILE);
             t += TILE;
         } else if (n_left >= 2) {
-            add_products_of_block(s->acc + t, f, w, scales, 1, b, tokens_of_packed(f, x, t, 2), 2);
+            add_products_of_block(s->acc + t, f, add_products, w, scales, 1, b,
+                                  tokens_of_packed(f, x, t, 2), 2);
             t += 2;
         } else {
-            add_products_of_block(s->acc + t, f, w, scales, 1, b, tokens_of_packed(f, x, t, 1), 1);
+            add_products_of_block(s->acc + t, f, add_products, w, scales, 1, b,
+                                  tokens_of_packed(f, x, t, 1), 1);
             t += 1;
         }
     }

@@ -121,8 +121,13 @@ bool ce_cpu_has_amx(void) {
 /* NEON itself is part of the architecture. */
 bool ce_cpu_has_neon(void) { return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0; }
 
+bool ce_cpu_has_i8mm(void) {
+    return ce_cpu_has_neon() && (getauxval(AT_HWCAP2) & HWCAP2_I8MM) != 0;
+}
+
 #elif defined(__aarch64__)
 bool ce_cpu_has_neon(void) { return false; }
+bool ce_cpu_has_i8mm(void) { return false; }
 #endif
 
 bool ce_cpu_has_generic(void) { return true; }

@@ -13,6 +13,7 @@ bool ce_cpu_has_avx512vnni(void);
 /* Asks the operating system for the permission to use tiles, for the whole process. */
 bool ce_cpu_has_amx(void);
 bool ce_cpu_has_neon(void);
+bool ce_cpu_has_i8mm(void);
 
 /* A clock that only goes forwards. */
 int64_t ce_nanoseconds(void);

@@ -23,6 +23,7 @@ static const tier tiers[] = {
     {"amx", "avx512vnni", ce_cpu_has_amx, ce_kernels_amx},
 #elif defined(__aarch64__)
     {"neon", "generic", ce_cpu_has_neon, ce_kernels_neon},
+    {"i8mm", "neon", ce_cpu_has_i8mm, ce_kernels_i8mm},
 #endif
 };
 

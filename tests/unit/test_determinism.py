@@ -17,6 +17,8 @@ IDS = random_ids(BLOCK_MODEL, 41)
 N_CTX = 64
 FLOAT_TYPES = ("F32", "F16", "BF16")
 AMX_TYPES = ("Q4_0", "Q8_0", "Q4_K", "Q5_K", "Q6_K")
+# Tiers that differ from another in how the block types' integers are found, and in nothing else.
+SAME_BITS = {"avxvnni": "avx2", "i8mm": "neon"}
 
 pytestmark = [
     pytest.mark.parametrize("type_name", TENSOR_TYPES),
@@ -106,11 +108,11 @@ def test_truncate_and_copy(engine: Engine, phase: Phase) -> None:
 
 def home_of_kernel(type_name: str, tier: str, phase: Phase) -> str:
     """The tier whose kernel runs: AMX has kernels for prompts, and for some types, alone; AVX-VNNI
-    for the block types."""
+    and i8mm for the block types."""
     if tier == "amx" and (phase is Phase.GENERATED or type_name not in AMX_TYPES):
         return "avx512vnni"
-    if tier == "avxvnni" and type_name in FLOAT_TYPES:
-        return "avx2"
+    if type_name in FLOAT_TYPES:
+        return SAME_BITS.get(tier, tier)
     return tier
 
 
@@ -134,16 +136,16 @@ def test_phase_picks_the_kernel(type_name: str, tier: str, phase: Phase, engine:
 
 
 def test_tiers_agree(type_name: str, tier: str, phase: Phase, engine: Engine) -> None:
-    """Not bit for bit between tiers (but for AVX-VNNI and AVX2), but to within rounding.
+    """Not bit for bit between tiers (but for those of SAME_BITS), but to within rounding.
 
     The last bit of an activation can move its int8 by one, and a router's choice with it: few
     logits differ visibly, so it is the median that is bounded. The kernels alone are compared
     exactly, by tests/c/check_kernels.c. AMX rounds prompts in its own ways, and routes some tokens
     otherwise.
     """
-    if tier == "avxvnni":  # the same order of rounding as AVX2, whatever finds the integers
-        avx2 = alone(shared_engine(type_name, "avx2"), IDS, phase)
-        assert alone(engine, IDS, phase).tobytes() == avx2.tobytes()
+    if tier in SAME_BITS:
+        same = alone(shared_engine(type_name, SAME_BITS[tier]), IDS, phase)
+        assert alone(engine, IDS, phase).tobytes() == same.tobytes()
     expected = alone(shared_engine(type_name, "generic"), IDS, phase, "f32")
     difference = np.abs(alone(engine, IDS, phase, "f32") - expected)
     tolerance = 0.1 if home_of_kernel(type_name, tier, phase) == "amx" else 1e-2
