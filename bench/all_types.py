@@ -3,9 +3,9 @@
     python bench/all_types.py --peer-python peer/bin/python [--types Q2_K IQ3_S] [--out FILE.md]
 
 For each type a full-width Mixtral of three layers is written to a temporary folder (up to 5 GB),
-raced by peers.py in interleaved rounds, our weights as the file has them, the peer with flash
-attention, its weights repacked and not, and deleted. Of the peer's two the faster one counts, for
-each test by itself. Prints Markdown.
+raced by peers.py in interleaved rounds, and deleted. Our weights are as the file has them and then,
+for the types that can be, repacked; the peer has flash attention, its weights repacked and not. Of
+the peer's two the faster one counts, for each test by itself. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from typing import Any
 from facts import facts_of_run
 from results import markdown_row
 
-from pymixtral.engine import default_threads
+from pymixtral.engine import TENSOR_TYPES, default_threads, is_repackable
+from pymixtral.formats.names import TensorRole
 
 HERE = Path(__file__).parent
-LAYERS = 3
+LAYERS, COLUMNS, ROWS = 3, 4096, 14336
 PEERS = ("flash_attn=1,repack=0", "flash_attn=1,repack=1")
 TYPES = (
     *("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"),
@@ -33,33 +34,46 @@ TYPES = (
 HEADS = (
     *("type", "prompt, tokens/s", "llama.cpp", "ratio"),
     *("generated, tokens/s", "llama.cpp", "ratio", "of the read bandwidth"),
+    *("repacked, generated", "llama.cpp", "ratio", "of the read bandwidth"),
 )
 
 Result = dict[str, Any]
 
 
-def race(type_name: str, options: argparse.Namespace) -> list[Result]:
+def race(model: Path, options: argparse.Namespace, *more: str) -> list[Result]:
     """What peers.py found, ours first, for "prefill" and then for "decode"."""
-    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        model = Path(folder) / f"synthetic-{LAYERS}L.{type_name}.gguf"
-        make = [HERE / "make_synthetic.py", model, "--layers", str(LAYERS), "--type", type_name]
-        subprocess.run([sys.executable, *make], check=True, capture_output=True)
-        command = [HERE / "peers.py", model, "--json", "--peer-python", options.peer_python]
-        command += ["-r", str(options.rounds), "-p", "512", "-n", "32"]
-        command += [word for settings in PEERS for word in ("--peer", settings)]
-        found = subprocess.run(
-            [sys.executable, *command], check=True, stdout=subprocess.PIPE, text=True
-        )
+    command = [HERE / "peers.py", model, "--json", "--peer-python", options.peer_python]
+    command += ["-r", str(options.rounds), "-n", "32", *more]
+    command += [word for settings in PEERS for word in ("--peer", settings)]
+    found = subprocess.run([sys.executable, *command], check=True, stdout=subprocess.PIPE)
     results: list[Result] = json.loads(found.stdout)["results"]
     return results
 
 
-def cells(results: list[Result], test: str) -> tuple[list[str], Result]:
-    """Our speed, the faster peer's, and their ratio; and our result."""
+def row_of(type_name: str, options: argparse.Namespace) -> list[str]:
+    """The cells of a type."""
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        model = Path(folder) / f"synthetic-{LAYERS}L.{type_name}.gguf"
+        make = [HERE / "make_synthetic.py", model, "--layers", str(LAYERS), "--type", type_name]
+        subprocess.run([sys.executable, *make], check=True, capture_output=True)
+        as_it_is = race(model, options, "-p", "512")
+        found = [type_name, *cells(as_it_is, "prefill"), *decode_cells(as_it_is)]
+        if not is_repackable(TensorRole.FFN_GATE, TENSOR_TYPES[type_name], (COLUMNS, ROWS)):
+            return [*found, *("",) * 4]
+        return [*found, *decode_cells(race(model, options, "-p", "64", "--repack"))]
+
+
+def cells(results: list[Result], test: str) -> list[str]:
+    """Our speed, the faster peer's, and their ratio."""
     ours, *peers = (result for result in results if result["test"] == test)
     best = max(peers, key=lambda result: result["tokens_per_second"])
     speeds = [f"{r['tokens_per_second']:.1f} ±{r['spread'] / 2:.0%}" for r in (ours, best)]
-    return [*speeds, f"{best['ours_over_this']:.2f}"], ours
+    return [*speeds, f"{best['ours_over_this']:.2f}"]
+
+
+def decode_cells(results: list[Result]) -> list[str]:
+    ours = next(result for result in results if result["test"] == "decode")
+    return [*cells(results, "decode"), f"{ours['bandwidth_fraction']:.0%}"]
 
 
 def heading(options: argparse.Namespace) -> list[str]:
@@ -80,11 +94,7 @@ def main() -> None:
     lines = heading(options)
     print("\n".join(lines), flush=True)
     for type_name in options.types:
-        results = race(type_name, options)
-        prompt, _ = cells(results, "prefill")
-        generated, ours = cells(results, "decode")
-        fraction = f"{ours['bandwidth_fraction']:.0%}"
-        lines += markdown_row([type_name, *prompt, *generated, fraction])
+        lines += markdown_row(row_of(type_name, options))
         print(lines[-1], flush=True)
         if options.out is not None:
             options.out.write_text("\n".join(lines) + "\n")

@@ -33,7 +33,14 @@ def loaded(options: argparse.Namespace) -> Iterator[tuple[Ours, list[Peer]]]:
     n_new = max(options.prompt, options.generate)
     n_ctx = max(options.depth + n_new, len(WARM_UP_IDS))
     peers: list[Peer] = []
-    ours = Ours(options.model, n_ctx, options.threads, options.kv_type, options.sequences)
+    ours = Ours(
+        options.model,
+        n_ctx,
+        options.threads,
+        options.kv_type,
+        options.sequences,
+        repack=options.repack,
+    )
     with closing(ours), ExitStack() as stack:
         for settings in options.peer or [PEER_DEFAULTS["llama_cpp"]]:
             settings = settings | {
@@ -65,6 +72,7 @@ def parse_arguments() -> argparse.Namespace:
         help="with 2 or more, measure generating with so many at once instead of the tests",
     )
     parser.add_argument("--kv-type", default="f16", help="of our KV cache: f16, q8_0 or f32 (f16)")
+    parser.add_argument("--repack", action="store_true", help="our weights repacked")
     parser.add_argument("-r", "--rounds", type=int, default=5, help="rounds (5)")
     parser.add_argument("-t", "--threads", type=int, help="default: all that may be used")
     parser.add_argument("--seed", type=int, default=0, help="of the token ids (0)")

@@ -10,6 +10,7 @@
 #include "kernels.h"
 
 #include "amx_tiles.h"
+#include "avx2_points.h"
 #include "avx512vnni_rows.h"
 #include "repacked_blocks.h"
 #include "rows_blocks.h"

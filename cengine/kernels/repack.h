@@ -1,12 +1,14 @@
 /* The repacked layout of a block type: sixteen rows side by side, in the bytes of sixteen rows.
  *
- * Over a span of 256 columns, a row of a type is so many half floats and then so many words of 32
- * bits, taken from its blocks field by field. In a group of sixteen rows a span has the first half
- * of all rows, then the second ..., then the first word of all rows, then the second ...: a vector
- * of words has four columns (or eight, where they are nibbles) of each row in the row's lane, and
- * whoever multiplies reads one stream of memory from its beginning to its end. Where the halves of
- * a span fill no whole cache lines, those of two spans come first and the words of both after them
- * (a last span without a second stands alone), so that no vector of words lies across two lines. */
+ * Over a span of 256 columns, a row of a type is so many halves of 16 bits (half floats, as a rule)
+ * and then so many words of 32, taken from its blocks field by field. In a group of sixteen rows a
+ * span has the first half of all rows, then the second ..., then the first word of all rows, then
+ * the second ...: a vector of words has four columns (or eight, where they are nibbles) of each row
+ * in the row's lane, and whoever multiplies reads one stream of memory from its beginning to its
+ * end. Where the halves of a span fill no whole cache lines, those of two spans come first and the
+ * words of both after them (a last span without a second stands alone), so that no vector of words
+ * lies across two lines.
+ */
 #ifndef CE_REPACK_H
 #define CE_REPACK_H
 
@@ -14,8 +16,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Files keep weights in this layout: whatever changes a byte of it changes its number. */
-enum { CE_REPACK_VERSION = 1 };
+/* Files keep weights in this layout: whatever changes a byte of it, or which types have it, changes
+ * its number. */
+enum { CE_REPACK_VERSION = 2 };
 
 enum {
     CE_REPACK_ROWS = 16,
@@ -24,7 +27,7 @@ enum {
     CE_REPACK_ALIGNMENT = 64 /* of where it begins in memory: a cache line */
 };
 
-/* n half floats or words, from byte `at` of a block on. */
+/* n halves or words, from byte `at` of a block on. */
 typedef struct {
     size_t at;
     int n;

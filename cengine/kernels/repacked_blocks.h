@@ -5,6 +5,7 @@
 
 #include "repack.h"
 #include "rows_blocks.h"
+#include "rows_blocks_iq.h"
 
 /* A group's sixteen rows fill so many vectors. */
 enum { PARTS = CE_REPACK_ROWS / ROWS };
@@ -18,14 +19,23 @@ INLINE bytes word_at(const uint8_t *words, int j) {
     return v;
 }
 
-INLINE floats half_at(const uint8_t *halves, int j) {
+INLINE half_floats half_word_at(const uint8_t *halves, int j) {
     half_floats v;
     memcpy(&v, halves + (size_t)j * CE_REPACK_ROWS * sizeof(uint16_t), sizeof v);
-    return from_halves(v);
+    return v;
 }
+
+INLINE floats half_at(const uint8_t *halves, int j) { return from_halves(half_word_at(halves, j)); }
 
 INLINE bytes nibbles_at(const uint8_t *words, int j, int high) {
     return bits(word_at(words, j), 4 * high, 15);
+}
+
+/* The bits 4 g ... 4 g + 3 of each lane, each as bit 4 of a byte. */
+INLINE bytes fifth_bits(ints word, int g) {
+    const ints four = (g == 0 ? word << 4 : word >> (4 * g - 4)) & 0xf0;
+    const ints two = four | four << 7;
+    return (bytes)(two | two << 14) & 0x10;
 }
 
 /* Columns 4 g ... 4 g + 3 of sub-block `sub` of 32, row by row. */
@@ -33,8 +43,22 @@ INLINE bytes columns_q4_0(const uint8_t *words, int sub, int g) {
     return nibbles_at(words, 4 * sub + g % 4, g / 4);
 }
 
+INLINE bytes columns_q5_0(const uint8_t *words, int sub, int g) {
+    return nibbles_at(words, SPAN + 4 * sub + g % 4, g / 4) |
+           fifth_bits((ints)word_at(words, sub), g);
+}
+
 INLINE bytes columns_q8_0(const uint8_t *words, int sub, int g) {
     return word_at(words, 8 * sub + g);
+}
+
+INLINE bytes columns_q2_K(const uint8_t *words, int sub, int g) {
+    return bits(word_at(words, 4 + 8 * (sub / 4) + g), 2 * (sub % 4), 3);
+}
+
+INLINE bytes columns_q3_K(const uint8_t *words, int sub, int g) {
+    return bits(word_at(words, 11 + 8 * (sub / 4) + g), 2 * (sub % 4), 3) |
+           moved_bits(word_at(words, 3 + g), sub, 2, 1);
 }
 
 INLINE bytes columns_q4_K(const uint8_t *words, int sub, int g) {
@@ -52,11 +76,41 @@ INLINE bytes columns_q6_K(const uint8_t *words, int sub, int g) {
            moved_bits(word_at(words, 36 + 8 * half + g), 2 * quarter, 4, 3);
 }
 
+INLINE bytes columns_iq4_nl(const uint8_t *words, int sub, int g) {
+    return look_up(ce_iq4_numbers, columns_q4_0(words, sub, g));
+}
+
+INLINE bytes columns_iq4_xs(const uint8_t *words, int sub, int g) {
+    return look_up(ce_iq4_numbers, nibbles_at(words, 1 + 4 * sub + g % 4, g / 4));
+}
+
+/* ---- Scales ---- */
+
 INLINE void repacked_scales_of_blocks(row_scales *s, const uint8_t *halves, const uint8_t *words) {
     (void)words;
     for (int b = 0; b < SPAN; b++) {
         s->scale[b] = half_at(halves, b);
     }
+}
+
+INLINE void repacked_scales_and_mins(row_scales *s, const uint8_t *halves, const uint8_t *words) {
+    (void)words;
+    for (int b = 0; b < SPAN; b++) {
+        s->scale[b] = half_at(halves, 2 * b);
+        s->min[b] = -half_at(halves, 2 * b + 1);
+    }
+}
+
+INLINE void repacked_scales_q2_K(row_scales *s, const uint8_t *halves, const uint8_t *words) {
+    const ints word[4] = {(ints)word_at(words, 0), (ints)word_at(words, 1), (ints)word_at(words, 2),
+                          (ints)word_at(words, 3)};
+    spread_scales_q2_K(s, half_at(halves, 0), half_at(halves, 1), word);
+}
+
+INLINE void repacked_scales_q3_K(row_scales *s, const uint8_t *halves, const uint8_t *words) {
+    const ints word[3] = {(ints)word_at(words, 0), (ints)word_at(words, 1),
+                          (ints)word_at(words, 2)};
+    spread_scales_q3_K(s, half_at(halves, 0), word);
 }
 
 INLINE void repacked_scales_q4_K(row_scales *s, const uint8_t *halves, const uint8_t *words) {
@@ -69,6 +123,11 @@ INLINE void repacked_scales_q6_K(row_scales *s, const uint8_t *halves, const uin
     const ints word[4] = {(ints)word_at(words, 0), (ints)word_at(words, 1), (ints)word_at(words, 2),
                           (ints)word_at(words, 3)};
     spread_scales_q6_K(s, half_at(halves, 0), word);
+}
+
+INLINE void repacked_scales_iq4_xs(row_scales *s, const uint8_t *halves, const uint8_t *words) {
+    const ints high = __builtin_convertvector(half_word_at(halves, 1), ints);
+    spread_scales_iq4_xs(s, half_at(halves, 0), (ints)word_at(words, 0), high);
 }
 
 /* ---- Spans ---- */
@@ -141,17 +200,36 @@ INLINE bytes columns_at(const repacked_format *r, repacked_span span, int b, int
 
 static const repacked_format repacked_q4_0 = {&format_q4_0, SPAN, columns_q4_0,
                                               repacked_scales_of_blocks};
+static const repacked_format repacked_q4_1 = {&format_q4_1, 2 * SPAN, columns_q4_0,
+                                              repacked_scales_and_mins};
+static const repacked_format repacked_q5_0 = {&format_q5_0, SPAN, columns_q5_0,
+                                              repacked_scales_of_blocks};
+static const repacked_format repacked_q5_1 = {&format_q5_1, 2 * SPAN, columns_q5_0,
+                                              repacked_scales_and_mins};
 static const repacked_format repacked_q8_0 = {&format_q8_0, SPAN, columns_q8_0,
                                               repacked_scales_of_blocks};
+static const repacked_format repacked_q2_K = {&format_q2_K, 2, columns_q2_K, repacked_scales_q2_K};
+static const repacked_format repacked_q3_K = {&format_q3_K, 1, columns_q3_K, repacked_scales_q3_K};
 static const repacked_format repacked_q4_K = {&format_q4_K, 2, columns_q4_K, repacked_scales_q4_K};
 static const repacked_format repacked_q5_K = {&format_q5_K, 2, columns_q5_K, repacked_scales_q4_K};
 static const repacked_format repacked_q6_K = {&format_q6_K, 1, columns_q6_K, repacked_scales_q6_K};
+static const repacked_format repacked_iq4_nl = {&format_iq4_nl, SPAN, columns_iq4_nl,
+                                                repacked_scales_of_blocks};
+static const repacked_format repacked_iq4_xs = {&format_iq4_xs, 2, columns_iq4_xs,
+                                                repacked_scales_iq4_xs};
 
 #define FOR_REPACKED_TYPES(DO)                                                                     \
     DO(Q4_0, q4_0)                                                                                 \
+    DO(Q4_1, q4_1)                                                                                 \
+    DO(Q5_0, q5_0)                                                                                 \
+    DO(Q5_1, q5_1)                                                                                 \
     DO(Q8_0, q8_0)                                                                                 \
+    DO(Q2_K, q2_K)                                                                                 \
+    DO(Q3_K, q3_K)                                                                                 \
     DO(Q4_K, q4_K)                                                                                 \
     DO(Q5_K, q5_K)                                                                                 \
-    DO(Q6_K, q6_K)
+    DO(Q6_K, q6_K)                                                                                 \
+    DO(IQ4_NL, iq4_nl)                                                                             \
+    DO(IQ4_XS, iq4_xs)
 
 #endif

@@ -254,12 +254,7 @@ INLINE bytes quants_q6_K(slice s, int sub) {
     return bits(load_columns(s, at), 4 * (quarter / 2), 15) | moved_bits(qh, 2 * quarter, 4, 3);
 }
 
-INLINE void scales_q2_K(row_scales *s, const uint8_t *const row[ROWS], int n) {
-    (void)n;
-    const floats d = half_of_rows(row, offsetof(ce_block_q2_K, d));
-    const floats dmin = half_of_rows(row, offsetof(ce_block_q2_K, dmin));
-    ints word[4];
-    words_of_rows(word, row, offsetof(ce_block_q2_K, scales));
+INLINE void spread_scales_q2_K(row_scales *s, floats d, floats dmin, const ints word[4]) {
     for (int b = 0; b < SPAN; b++) {
         s->scale[b] = d;
         s->min[b] = dmin;
@@ -271,13 +266,18 @@ INLINE void scales_q2_K(row_scales *s, const uint8_t *const row[ROWS], int n) {
     }
 }
 
-/* The layout is described at q3_K_scale in generic_blocks.h; here four scales at once. */
-INLINE void scales_q3_K(row_scales *s, const uint8_t *const row[ROWS], int n) {
+INLINE void scales_q2_K(row_scales *s, const uint8_t *const row[ROWS], int n) {
     (void)n;
-    const size_t at = offsetof(ce_block_q3_K, scales);
-    const floats d = half_of_rows(row, offsetof(ce_block_q3_K, d));
-    const bytes low[2] = {(bytes)word_of_rows(row, at), (bytes)word_of_rows(row, at + 4)};
-    const bytes high = (bytes)word_of_rows(row, at + 8);
+    const floats d = half_of_rows(row, offsetof(ce_block_q2_K, d));
+    const floats dmin = half_of_rows(row, offsetof(ce_block_q2_K, dmin));
+    ints word[4];
+    words_of_rows(word, row, offsetof(ce_block_q2_K, scales));
+    spread_scales_q2_K(s, d, dmin, word);
+}
+
+/* The layout is described at q3_K_scale in generic_blocks.h; here four scales at once. */
+INLINE void spread_scales_q3_K(row_scales *s, floats d, const ints word[3]) {
+    const bytes low[2] = {(bytes)word[0], (bytes)word[1]}, high = (bytes)word[2];
     for (int b = 0; b < SPAN; b++) {
         s->scale[b] = d;
     }
@@ -288,6 +288,14 @@ INLINE void scales_q3_K(row_scales *s, const uint8_t *const row[ROWS], int n) {
             s->mult[(j + k) / 2][k % 2] = signed_byte(scales, k);
         }
     }
+}
+
+INLINE void scales_q3_K(row_scales *s, const uint8_t *const row[ROWS], int n) {
+    (void)n;
+    const size_t at = offsetof(ce_block_q3_K, scales);
+    const ints word[3] = {word_of_rows(row, at), word_of_rows(row, at + 4),
+                          word_of_rows(row, at + 8)};
+    spread_scales_q3_K(s, half_of_rows(row, offsetof(ce_block_q3_K, d)), word);
 }
 
 /* The 12 bytes of scales and mins of q4_K and q5_K. Their layout is described at unpack_scale_min

@@ -193,15 +193,19 @@ INLINE void scales_iq4_nl(row_scales *s, const uint8_t *const row[ROWS], int n) 
     scales_of_blocks(s, row, n, sizeof(ce_block_iq4_nl), false);
 }
 
+/* Of each scale four low bits and two high ones. */
+INLINE void spread_scales_iq4_xs(row_scales *s, floats d, ints low, ints high) {
+    for (int b = 0; b < SPAN; b++) {
+        const ints scale = field(low, 4 * b, 4) | field(high, 2 * b, 2) << 4;
+        s->scale[b] = d * to_floats(scale - 32);
+    }
+}
+
 INLINE void scales_iq4_xs(row_scales *s, const uint8_t *const row[ROWS], int n) {
     (void)n;
     const ints word = word_of_rows(row, 0); /* d and scales_h */
     const ints low = word_of_rows(row, offsetof(ce_block_iq4_xs, scales_l));
-    const floats d = half_in_lane(word);
-    for (int b = 0; b < SPAN; b++) {
-        const ints high = field(word, 16 + 2 * b, 2) << 4;
-        s->scale[b] = d * to_floats((field(low, 4 * b, 4) | high) - 32);
-    }
+    spread_scales_iq4_xs(s, half_in_lane(word), low, word >> 16);
 }
 
 /* 2 * v + 1 */

@@ -142,15 +142,19 @@ static bool compute_logits(const ce_pass *pass, int first, int n) {
     return true;
 }
 
+/* It is one row of a prompt as a rule: in either phase it has the kernels for that, which are the
+ * more exact ones too. */
 static bool run_head(ce_pass *pass) {
     const ce_engine *engine = pass->engine;
     keep_head_rows(pass); /* for a tap, or after a failure, there are others still */
-    if (!ce_norm_rows(pass, NULL, engine->model.output_norm))
+    ce_pass head = *pass;
+    head.phase = CE_PHASE_GENERATED;
+    if (!ce_norm_rows(&head, NULL, engine->model.output_norm))
         return false;
-    ce_tap_rows(pass, CE_OUTPUT, 0, &engine->scratch.norm);
-    for (int first = 0; first < pass->n_rows; first += CE_HEAD_ROWS) {
-        const int n_left = pass->n_rows - first;
-        if (!compute_logits(pass, first, n_left < CE_HEAD_ROWS ? n_left : CE_HEAD_ROWS))
+    ce_tap_rows(&head, CE_OUTPUT, 0, &engine->scratch.norm);
+    for (int first = 0; first < head.n_rows; first += CE_HEAD_ROWS) {
+        const int n_left = head.n_rows - first;
+        if (!compute_logits(&head, first, n_left < CE_HEAD_ROWS ? n_left : CE_HEAD_ROWS))
             return false;
     }
     return true;

@@ -127,7 +127,7 @@ def test_inspect(invoke, model: Path, packed: Path) -> None:
     document = json.loads(invoke("inspect", packed, "--json").stdout)
     assert document.keys() == {"metadata", "tensors", "packed"}
     assert document["packed"] == {
-        "version": 1,
+        "version": 2,
         "source": "st.gguf",
         "source_size": model.stat().st_size,
         "model": str(model),
