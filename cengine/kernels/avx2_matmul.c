@@ -2,6 +2,7 @@
 #include "avx2.h"
 #include "avx2_points.h"
 #include "avx2_products.h"
+#include "points_in_rows.h"
 
 #define TIER "avx2"
 #include "repacked_matmul.h"

@@ -31,9 +31,6 @@ INLINE slice slice_of(const uint8_t *const row[ROWS], int k, size_t at) {
     return (slice){{row[k] + at}};
 }
 
-/* Lanes are rows: those of the first vector, then those of the second ... */
-INLINE ints in_slice_order(ints v) { return v; }
-
 /* ---- Bytes ---- */
 
 /* 32 columns of each row of the slice. */

@@ -1,7 +1,6 @@
 /* AVX-512 VNNI matmuls of the block types. */
-#include "avx2_points.h"
 #include "avx512vnni.h"
-#include "avx512vnni_rows.h"
+#include "avx512vnni_points.h"
 
 #define TIER "avx512vnni"
 #include "repacked_matmul.h"

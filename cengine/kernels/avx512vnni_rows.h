@@ -43,12 +43,6 @@ INLINE slice slice_of(const uint8_t *const row[ROWS], int k, size_t at) {
     return (slice){{row[row_of(k, 0)] + at, row[row_of(k, 1)] + at}};
 }
 
-/* Lanes are rows: those of the first vector, then those of the second ... */
-INLINE ints in_slice_order(ints v) {
-    const __m512i rows = _mm512_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15);
-    return (ints)_mm512_permutexvar_epi32(rows, (__m512i)v);
-}
-
 /* ---- Bytes ---- */
 
 /* 32 columns of each row of the slice. */

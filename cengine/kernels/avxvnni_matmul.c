@@ -3,6 +3,7 @@
 
 #include "avx2_points.h"
 #include "avxvnni_products.h"
+#include "points_in_rows.h"
 
 #define TIER "avxvnni"
 #include "repacked_matmul.h"

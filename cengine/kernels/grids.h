@@ -6,6 +6,11 @@
 #include <stdint.h>
 
 extern const int8_t ce_iq4_numbers[16]; /* iq4_nl, iq4_xs */
+/* The levels of coordinates, by their digits in grid_points.h; iq2's digit may be in bits 2 and 3
+ * as well. */
+extern const uint8_t ce_iq2_levels[16];
+extern const uint8_t ce_iq3_xxs_levels[16];
+extern const uint8_t ce_iq3_s_levels[16];
 extern const uint32_t ce_iq3_xxs_grid[256];
 extern const uint32_t ce_iq3_s_grid[512];
 extern const uint64_t ce_iq2_xxs_grid[256];

@@ -2,6 +2,7 @@
 #include "i8mm.h"
 #include "i8mm_panels.h"
 #include "neon_points.h"
+#include "points_in_rows.h"
 
 #define TIER "i8mm"
 #include "repacked_matmul.h"

@@ -3,6 +3,7 @@
 #include "neon_points.h"
 #include "neon_rows.h"
 #include "plain_panels.h"
+#include "points_in_rows.h"
 
 #define TIER "neon"
 #include "repacked_matmul.h"

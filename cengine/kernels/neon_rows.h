@@ -43,9 +43,6 @@ INLINE slice slice_of(const uint8_t *const row[ROWS], int k, size_t at) {
     return (slice){{row[k / 2] + at}, k % 2};
 }
 
-/* Lanes are rows: those of the first vector, then those of the second ... */
-INLINE ints in_slice_order(ints v) { return v; }
-
 /* ---- Bytes ---- */
 
 /* Of 32 columns of the slice's row those that it holds. */

@@ -1,11 +1,12 @@
-/* The matmuls of repacked weights (repack.h): included after rows_matmul.h, whose order of
- * accumulation and panels they have, so that their results are those of the rows as the file has
- * them, to the last bit. */
+/* The matmuls of repacked weights (repack.h). They have the order of accumulation and the panels of
+ * rows, so that their results are those of the rows as the file has them, to the last bit. Included
+ * as rows_matmul.h is. */
 #ifndef CE_REPACKED_MATMUL_H
 #define CE_REPACKED_MATMUL_H
 
+#include "overlay.h"
 #include "repacked_blocks.h"
-#include "rows_matmul.h"
+#include "rows_panels.h"
 
 /* ---- Stream ---- */
 
@@ -37,14 +38,6 @@ INLINE void load_span(group_part part[PARTS], const repacked_format *r, const ui
         part[i].span = part_of_group(r, group, i, b0, n_blocks);
         r->scales(&part[i].scales, part[i].span.halves, part[i].span.words);
     }
-}
-
-/* Block `at` of one token. */
-INLINE block_tokens block_of_token(const block_format *f, const token_columns *x, int at) {
-    const int32_t *half_sum = x->half_sum + 2 * at;
-    return (block_tokens){.q = x->acts->q + at * CE_QK,
-                          .sum = {f->has_mult ? half_sum : x->acts->sum + at, half_sum + 1},
-                          .terms = {terms_of_token(f, x, at)}};
 }
 
 /* acc[j] plus the products of block b of the span with the j-th of n_tokens tokens. */

@@ -20,7 +20,7 @@ typedef struct {
 } row_scales;
 
 /* The span's columns as points in a grid: the points' indices (8 points of 4 columns in a block, or
- * 4 of 8) and marked columns, a bit each, those with the rows in the order of the slices. */
+ * 4 of 8) and marked columns, a bit each. */
 typedef struct {
     uint32_t index[SPAN][8][ROWS];
     uint32_t marked[SPAN][ROWS];

@@ -31,15 +31,24 @@ INLINE bytes look_up_points(const block_format *f, const span_points *p, slice s
     return join_rows(s, points);
 }
 
+/* The marked columns of block b, of the rows of the k-th slice. */
+INLINE void marked_in_slice(uint32_t marked[ROWS_PER_VECTOR], const span_points *p, int k, int b) {
+    for (int j = 0; j < ROWS_PER_VECTOR; j++) {
+        marked[j] = p->marked[b][row_of(k, j)];
+    }
+}
+
 /* Marked columns are negative. */
 INLINE bytes signed_points(const block_format *f, const span_points *p, slice s, int k, int b) {
-    const uint32_t *negative = p->marked[b] + k * ROWS / VECTORS;
+    uint32_t negative[ROWS_PER_VECTOR];
+    marked_in_slice(negative, p, k, b);
     return negate_where(look_up_points(f, p, s, k, b), s, negative) + (uint8_t)f->offset;
 }
 
 /* iq1: in eighths; marked columns are one less, the others one more. */
 INLINE bytes shifted_points(const block_format *f, const span_points *p, slice s, int k, int b) {
-    const uint32_t *down = p->marked[b] + k * ROWS / VECTORS;
+    uint32_t down[ROWS_PER_VECTOR];
+    marked_in_slice(down, p, k, b);
     return add_where(look_up_points(f, p, s, k, b) + (IQ1_OFFSET + 1), s, down, (uint8_t)-2);
 }
 
@@ -51,8 +60,7 @@ INLINE void put_index(span_points *p, int b, int i, ints index) {
 typedef uint32_t unsigned_ints __attribute__((vector_size(4 * ROWS)));
 
 INLINE void put_marked(span_points *p, int b, unsigned_ints marked) {
-    const ints ordered = in_slice_order((ints)marked);
-    memcpy(p->marked[b], &ordered, sizeof p->marked[b]);
+    memcpy(p->marked[b], &marked, sizeof p->marked[b]);
 }
 
 /* As even_signs() and unpack_signs() of grids.h, in each lane. */
