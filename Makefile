@@ -34,7 +34,7 @@ POOL      = $(addprefix cengine/src/,pool.c cpu.c error.c memory.c pages.c)
 CHECKED  ?= $(OBJECTS)
 CHECKS    = $(patsubst tests/c/%.c,$(BUILD)/%,$(wildcard tests/c/check_*.c))
 
-.PHONY: help build test check-c check-arm tsan asan asan-c fuzz bench lint format wheel clean
+.PHONY: help build test check-c check-arm test-amx tsan asan asan-c fuzz bench lint format wheel clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
@@ -51,6 +51,10 @@ check-c: $(CHECKS) ## the C checks: every kernel against the generic one, the th
 check-arm: ## the kernels' checks of the Arm tiers, cross-compiled and emulated
 	CHECK_TIER=neon $(MAKE) $(EMULATED_ARM) CHECKS='$(addprefix build/arm/check_,kernels attention ops)' check-c
 	CHECK_TIER=i8mm $(MAKE) $(EMULATED_ARM) CHECKS=build/arm/check_kernels check-c
+
+test-amx: ## the Python tests of the AMX tier, its tile instructions emulated
+	CC=$(CC) CFLAGS_EXTRA='-DCE_EMULATE_AMX -I$(CURDIR)/tests/c' $(PYTHON) setup.py -q build -b build/amx/setup --build-lib build/amx/site
+	PYTHONSAFEPATH=1 PYTHONPATH=build/amx/site $(PYTHON) -m pytest -q -p no:cacheprovider -k amx tests/unit tests/golden
 
 tsan: ## the thread pool's check under ThreadSanitizer
 	$(MAKE) BUILD=build/tsan CFLAGS_EXTRA='-fsanitize=thread -g -O1' build/tsan/check_pool

@@ -10,17 +10,26 @@
 
 /* ---- Stream ---- */
 
-/* The b-th part of what is to come: the next span into L1, and the one behind it, to hide its
+/* How far ahead to fetch, in whole spans: memory gives some kilobytes while a line is under way. */
+enum { FAR_BYTES = 6 * 1024, MIN_FAR_SPANS = 2 };
+
+INLINE size_t far_spans(size_t span) {
+    const size_t n = (FAR_BYTES + span - 1) / span;
+    return n > MIN_FAR_SPANS ? n : MIN_FAR_SPANS;
+}
+
+/* The b-th part of what is to come: a span halfway there into L1, and the far one, to hide its
  * latency, into L2, or on AMD into L1 as well, where it comes sooner. A line of each in turn:
  * bursts would find no free line buffers. The hardware's prefetcher looks no further than a page,
  * and a core that computes does not look far itself. Less than a span ahead would be too late, as
  * words within it are not read in their order. */
 INLINE void prefetch_ahead(const block_format *f, const uint8_t *words, int b, bool is_amd) {
-    const uint8_t *next = words + group_span_bytes(f), *far = next + group_span_bytes(f);
+    const size_t span = group_span_bytes(f), n_far = far_spans(span);
+    const uint8_t *near = words + n_far / 2 * span, *far = words + n_far * span;
     for (size_t at = line_of_span(f, b, SPAN); at < line_of_span(f, b + 1, SPAN);
          at += CACHE_LINE) {
         prefetch_line(far + at, is_amd);
-        prefetch_line(next + at, true);
+        prefetch_line(near + at, true);
     }
 }
 

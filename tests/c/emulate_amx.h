@@ -23,7 +23,7 @@ typedef struct {
     int n_rows, n_bytes; /* of a row */
 } emulated_tile;
 
-static emulated_tile tiles[TILES];
+static _Thread_local emulated_tile tiles[TILES];
 
 /* ---- Decoding ---- */
 
@@ -215,7 +215,8 @@ static void emulate(int signal_number, siginfo_t *info, void *data) {
 
 /* Whether the CPU has what the AMX tier's kernels need besides. From now on, tiles work. */
 static inline bool emulate_amx(void) {
-    if (!__builtin_cpu_supports("avx512vnni") || !__builtin_cpu_supports("avx512bf16")) {
+    if (!__builtin_cpu_supports("avx512vnni") || !__builtin_cpu_supports("avx512vbmi") ||
+        !__builtin_cpu_supports("avx512bf16")) {
         return false;
     }
     struct sigaction action = {.sa_sigaction = emulate, .sa_flags = SA_SIGINFO};
