@@ -86,6 +86,13 @@ INLINE bytes columns_iq4_xs(const uint8_t *words, int sub, int g) {
 
 /* ---- Scales ---- */
 
+/* The first n words, which hold the scales. */
+INLINE void first_words(ints out[], const uint8_t *words, int n) {
+    for (int j = 0; j < n; j++) {
+        out[j] = (ints)word_at(words, j);
+    }
+}
+
 INLINE void repacked_scales_of_blocks(row_scales *s, const uint8_t *halves, const uint8_t *words) {
     (void)words;
     for (int b = 0; b < SPAN; b++) {
@@ -102,26 +109,26 @@ INLINE void repacked_scales_and_mins(row_scales *s, const uint8_t *halves, const
 }
 
 INLINE void repacked_scales_q2_K(row_scales *s, const uint8_t *halves, const uint8_t *words) {
-    const ints word[4] = {(ints)word_at(words, 0), (ints)word_at(words, 1), (ints)word_at(words, 2),
-                          (ints)word_at(words, 3)};
+    ints word[4];
+    first_words(word, words, 4);
     spread_scales_q2_K(s, half_at(halves, 0), half_at(halves, 1), word);
 }
 
 INLINE void repacked_scales_q3_K(row_scales *s, const uint8_t *halves, const uint8_t *words) {
-    const ints word[3] = {(ints)word_at(words, 0), (ints)word_at(words, 1),
-                          (ints)word_at(words, 2)};
+    ints word[3];
+    first_words(word, words, 3);
     spread_scales_q3_K(s, half_at(halves, 0), word);
 }
 
 INLINE void repacked_scales_q4_K(row_scales *s, const uint8_t *halves, const uint8_t *words) {
-    const ints word[3] = {(ints)word_at(words, 0), (ints)word_at(words, 1),
-                          (ints)word_at(words, 2)};
+    ints word[3];
+    first_words(word, words, 3);
     spread_scales_q4_K(s, half_at(halves, 0), half_at(halves, 1), word);
 }
 
 INLINE void repacked_scales_q6_K(row_scales *s, const uint8_t *halves, const uint8_t *words) {
-    const ints word[4] = {(ints)word_at(words, 0), (ints)word_at(words, 1), (ints)word_at(words, 2),
-                          (ints)word_at(words, 3)};
+    ints word[4];
+    first_words(word, words, 4);
     spread_scales_q6_K(s, half_at(halves, 0), word);
 }
 
