@@ -29,6 +29,10 @@ class TokenType(IntEnum):
     BYTE = 6
 
 
+# To look them up takes a quarter of the time that it takes to make them, tens of thousands a model.
+_TOKEN_TYPES = {int(kind): kind for kind in TokenType}
+
+
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
     """Tokens and how to use them. The three lists have one entry for each token id."""
@@ -46,6 +50,11 @@ class Vocabulary:
     chat_template: str | None = None
     pre: str | None = None  # of byte-level BPE: a key of PRE_TOKENIZERS, if it is known
     merges: list[tuple[str, str]] = field(default_factory=list)  # likewise, the first goes first
+
+    @property
+    def token_types(self) -> list[TokenType]:
+        """`types`, by name."""
+        return list(map(_TOKEN_TYPES.__getitem__, self.types.tolist()))
 
     @property
     def control_ids(self) -> list[int]:

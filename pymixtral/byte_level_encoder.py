@@ -7,7 +7,6 @@ name of the pre-tokenizer that a GGUF file holds.
 from __future__ import annotations
 
 from functools import lru_cache
-from itertools import compress
 from typing import TYPE_CHECKING
 
 from pymixtral.errors import ModelLoadError
@@ -45,12 +44,11 @@ class ByteLevelEncoder:
 
     def __init__(self, vocab: Vocabulary) -> None:
         self.types = _effective_types(vocab)
-        are_bytes = list(map(_CHARACTERS.issuperset, vocab.tokens))
-        self.rendered = tuple(map(_rendered, vocab.tokens, self.types, are_bytes))
+        self._tokens = vocab.tokens
         known = {
-            vocab.tokens[i]: i
-            for i in compress(range(len(vocab.tokens)), are_bytes)
-            if self.types[i] in _IN_TEXT
+            token: i
+            for i, token in enumerate(vocab.tokens)
+            if self.types[i] in _IN_TEXT and _is_bytes(token)
         }
         merges = [
             (left, right)
@@ -62,6 +60,9 @@ class ByteLevelEncoder:
 
     def encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        return _rendered(self._tokens[token_id], self.types[token_id])
 
 
 def _pre_tokenizer(name: str | None) -> PreTokenizer:
@@ -105,16 +106,22 @@ def _cutter(patterns: tuple[str, ...]) -> tokenizers.pre_tokenizers.PreTokenizer
 
 def _effective_types(vocab: Vocabulary) -> list[TokenType]:
     """Token types, set right where the special ids contradict them."""
-    types = list(map(TokenType, vocab.types.tolist()))
+    types = vocab.token_types
     for control_id in vocab.control_ids:
         types[control_id] = TokenType.CONTROL
     return types
 
 
-def _rendered(token: str, token_type: TokenType, is_bytes: bool) -> bytes:
+def _is_bytes(token: str) -> bool:
+    """Whether each of its characters stands for a byte."""
+    return _CHARACTERS.issuperset(token)
+
+
+def _rendered(token: str, token_type: TokenType) -> bytes:
     if token_type is TokenType.CONTROL:
         return b""
-    if token_type is TokenType.USER_DEFINED or not is_bytes:  # added ones are not written by bytes
+    # Added ones are not written by bytes.
+    if token_type is TokenType.USER_DEFINED or not _is_bytes(token):
         return token.encode(errors="surrogateescape")
     return token.translate(_TO_LATIN_1).encode("latin-1")
 

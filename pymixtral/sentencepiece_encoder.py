@@ -21,24 +21,27 @@ UNKNOWN_TEXT = " \u2047 "  # what sentencepiece's decoder prints for the unknown
 
 
 class SentencePieceEncoder:
-    """See `pymixtral.tokenizer.Encoder`. Decoding is a table of each token's bytes, because
-    sentencepiece's own drops the leading space."""
+    """See `pymixtral.tokenizer.Encoder`. Decoding is done here, because sentencepiece's own drops the
+    leading space."""
 
     def __init__(self, vocab: Vocabulary) -> None:
         self.types = _effective_types(vocab)
-        self.rendered = tuple(map(_rendered, vocab.tokens, self.types))
         model, problems = build_model(
             vocab.tokens, vocab.scores.tolist(), self.types, vocab.add_space_prefix
         )
         self.warnings = tuple(problems)
-        self._n_vocab = len(vocab.tokens)
+        self._tokens = vocab.tokens
         self._processor = SentencePieceProcessor(model_proto=model)
 
     def encode(self, text: str) -> list[int]:
         ids: list[int] = self._processor.encode(text)
-        if max(ids, default=0) >= self._n_vocab:  # entries in place of tokens that the file lacks
-            ids = [i if i < self._n_vocab else self._unknown_id() for i in ids]
+        n_vocab = len(self._tokens)
+        if max(ids, default=0) >= n_vocab:  # entries in place of tokens that the file lacks
+            ids = [i if i < n_vocab else self._unknown_id() for i in ids]
         return ids
+
+    def token_bytes(self, token_id: int) -> bytes:
+        return _rendered(self._tokens[token_id], self.types[token_id])
 
     def _unknown_id(self) -> int:
         if TokenType.UNKNOWN not in self.types:
@@ -48,7 +51,7 @@ class SentencePieceEncoder:
 
 def _effective_types(vocab: Vocabulary) -> list[TokenType]:
     """Token types, set right where a token's spelling or the special ids contradict them."""
-    types = list(map(TokenType, vocab.types.tolist()))
+    types = vocab.token_types
     for token_id in compress(count(), map(BYTE_TOKEN.fullmatch, vocab.tokens)):
         if types[token_id] not in OUTSIDE_SENTENCEPIECE:
             types[token_id] = TokenType.BYTE

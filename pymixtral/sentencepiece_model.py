@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from pymixtral.formats import TokenType
 from pymixtral.formats import sentencepiece_proto as proto
@@ -71,10 +72,11 @@ def _build_entries(
             piece, score = unknown, 0.0
         elif kind is TokenType.BYTE:
             piece, score = BYTE_PIECES[byte_value(token)], 0.0
-        reason = None if kind in OUTSIDE_SENTENCEPIECE else _refusal(piece, seen)
+        is_outside = kind in OUTSIDE_SENTENCEPIECE
+        reason = None if is_outside else _refusal(piece, seen)
         if reason:
             refused[reason].append(token_id)
-        if reason or kind in OUTSIDE_SENTENCEPIECE:
+        if reason or is_outside:
             piece, score = _free_name(f"control {token_id}", taken), 0.0
             kind = TokenType.CONTROL
         seen.add(piece)
@@ -144,8 +146,15 @@ def _entry(piece: str, score: float, token_type: TokenType) -> bytes:
     """A `pieces` field. There are tens of thousands, so the constant parts are made only once."""
     text = piece.encode(errors="surrogateescape")
     score_and_type = _SCORE_AND_TYPE.pack(_SCORE_TAG, score, _TYPE_TAG, token_type)
-    entry = _TEXT_TAG + _base128(len(text)) + text + score_and_type
-    return _ENTRY_TAG + _base128(len(entry)) + entry
+    return _before_text(len(text)) + text + score_and_type
+
+
+@lru_cache(maxsize=256)
+def _before_text(n_bytes: int) -> bytes:
+    """What comes before the text of an entry, which has two lengths in it."""
+    text_field = _TEXT_TAG + _base128(n_bytes)
+    n_entry = len(text_field) + n_bytes + _SCORE_AND_TYPE.size
+    return _ENTRY_TAG + _base128(n_entry) + text_field
 
 
 _BYTE_ENTRIES = {piece: _entry(piece, 0.0, TokenType.BYTE) for piece in BYTE_PIECES}

@@ -28,15 +28,14 @@ class Encoder(Protocol):
         """Of the tokens, set right where the file contradicts itself."""
 
     @property
-    def rendered(self) -> Sequence[bytes]:
-        """What each token adds to the decoded text."""
-
-    @property
     def warnings(self) -> tuple[str, ...]:
         """A line for each thing that had to be repaired."""
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text without surrogates."""
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """What a token of the vocabulary adds to the decoded text."""
 
 
 ENCODERS: dict[str, Callable[[Vocabulary], Encoder]] = {
@@ -129,7 +128,7 @@ class Tokenizer:
 
     def token_bytes(self, token_id: int) -> bytes:
         """What the token adds to the decoded text, which may be a part of a UTF-8 character."""
-        return self._encoder.rendered[self._checked(token_id)]
+        return self._encoder.token_bytes(self._checked(token_id))
 
     @property
     def control_tokens(self) -> Mapping[str, int]:
