@@ -189,17 +189,25 @@ static bool reads_int8(int type, const ce_matmul_kernel *kernel) {
     return is_block_type && !(kernel->packing != NULL && kernel->packing->from_f32);
 }
 
+/* Whether a pass of the phase has to quantize what it multiplies with the tensor. The router and
+ * the head have the kernels for one row in either phase; the head's inputs are made in that phase
+ * as well. */
+static bool wants_int8(const ce_tensor *t, int phase, const ce_kernels *kernels) {
+    const bool is_head = t->role == CE_OUTPUT || t->role == CE_TOKEN_EMBD;
+    if (is_head && phase == CE_PHASE_PROMPT)
+        return false;
+    const int used = t->role == CE_FFN_GATE_INP ? CE_PHASE_GENERATED : phase;
+    return reads_int8(t->type, &kernels->matmul[used][t->type]);
+}
+
 static ce_status bind_weight(ce_model *m, const ce_tensor *t, const role_shape *s,
                              const ce_kernels *kernels, ce_error *err) {
     if (!in_range(t->type, 0, CE_MAX_TYPE - 1) ||
         kernels->matmul[CE_PHASE_PROMPT][t->type].run == NULL)
         return ce_fail(err, CE_ERR_MODEL, "%s of layer %d has type %d, which has no kernel",
                        s->name, t->layer, t->type);
-    for (int phase = 0; phase < CE_N_PHASES; phase++) {
-        /* The router has the kernels for one row in either phase. */
-        const int used = t->role == CE_FFN_GATE_INP ? CE_PHASE_GENERATED : phase;
-        m->reads_int8[phase] |= reads_int8(t->type, &kernels->matmul[used][t->type]);
-    }
+    for (int phase = 0; phase < CE_N_PHASES; phase++)
+        m->reads_int8[phase] |= wants_int8(t, phase, kernels);
     ce_weight *weight = ce_model_weight(m, t->role, t->layer);
     if (weight->mats == NULL) {
         *weight = (ce_weight){.n_mats = (int)s->n_mats, .mats = m->unused_mats};
