@@ -1,15 +1,19 @@
 """The first token from a cold start of a program, as contenders of a race.
 
-The model's pages are in the page cache: a first start, which is not measured, sees to that. Both
-are Python programs; each loads, tokenizes, evaluates a short prompt and prints the likeliest token.
+The model's pages are in the page cache: a first start, which is not measured, sees to that (but see
+cold_cache.py). Both are Python programs, compiled as an installer compiles them; each loads,
+tokenizes, evaluates a prompt and prints the likeliest token.
 """
 
 from __future__ import annotations
 
+import compileall
 import json
 import sys
 import time
 from pathlib import Path
+
+import pymixtral
 
 from contenders import PeerError, shown, start_process
 
@@ -47,19 +51,23 @@ class Program:
         """Nothing is left running."""
 
 
-def our_program(model: Path, n_threads: int) -> Program:
-    command = [sys.executable, "-m", "pymixtral", "run", str(model), PROMPT, "--quiet", "--raw"]
+def our_program(model: Path, n_threads: int, prompt: str = PROMPT, n_ctx: int = N_CTX) -> Program:
+    for folder in pymixtral.__path__:
+        compileall.compile_dir(folder, quiet=1)
+    command = [sys.executable, "-m", "pymixtral", "run", str(model), prompt, "--quiet", "--raw"]
     command += ["--max-tokens", "1", "--temperature", "0"]
-    return Program("pymixtral", [*command, "--ctx", str(N_CTX), "--threads", str(n_threads)])
+    return Program("pymixtral", [*command, "--ctx", str(n_ctx), "--threads", str(n_threads)])
 
 
 class PeerProgram(Program):
     """llama.cpp, through first_token.py."""
 
-    def __init__(self, python: str, model: Path, settings: dict[str, int]) -> None:
+    def __init__(
+        self, python: str, model: Path, settings: dict[str, int], prompt: str = PROMPT
+    ) -> None:
         script = Path(__file__).with_name("first_token.py")
         name = f"llama_cpp ({shown('llama_cpp', settings)})"
-        super().__init__(name, [python, str(script), str(model), PROMPT, json.dumps(settings)])
+        super().__init__(name, [python, str(script), str(model), prompt, json.dumps(settings)])
 
     @property
     def import_seconds(self) -> float:

@@ -159,9 +159,9 @@ def create_engine(
         InsufficientMemoryError: it does not fit, which is found out before anything is loaded.
         ModelLoadError: a tensor's type has no kernel.
     """
+    need, available = model.memory_need(n_ctx, kv_type, options, n_sessions), available_bytes()
     if check_memory:
-        need = model.memory_need(n_ctx, kv_type, options, n_sessions)
-        check_fits(need, n_ctx, available_bytes())
+        check_fits(need, n_ctx, available)
     tensors = _engine_tensors(model.gguf)
     engine = ce.Engine(model.hparams, list(tensors.values()), options)
     try:
@@ -172,6 +172,8 @@ def create_engine(
         )
         if repack and layout is WeightLayout.ROWS:
             layout = _copy(engine, model.gguf, tensors, progress)
+        elif need.fits(available):
+            engine.read_ahead()
     except BaseException:
         engine.close()
         raise

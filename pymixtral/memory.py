@@ -33,6 +33,10 @@ class MemoryNeed:
     def total(self) -> int:
         return self.weights + self.kv_cache + self.scratch
 
+    def fits(self, available: int | None) -> bool:
+        """Whether that many bytes are enough; yes if it is unknown how many there are."""
+        return available is None or self.total <= available
+
     def __str__(self) -> str:
         return (
             f"{format_gb(self.total)} (weights {format_gb(self.weights)}, KV cache "
@@ -56,7 +60,7 @@ def check_fits(need: MemoryNeed, n_ctx: int, available: int | None) -> None:
     Raises:
         InsufficientMemoryError: with the numbers, and what to change.
     """
-    if available is None or need.total <= available:
+    if available is None or need.fits(available):
         return
     spare = available - need.weights - need.scratch
     shorter = int(n_ctx * spare / need.kv_cache) if need.kv_cache else 0

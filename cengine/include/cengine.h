@@ -156,6 +156,13 @@ ce_status ce_quantize(int32_t type, const float *src, int64_t n_rows, int64_t n_
  * writes `line` to stderr and ends the process with code 1. */
 void ce_explain_bus_errors(const char *line);
 
+/* Has mapped bytes read from the disk, and found in memory, 2 MB at a time, where the file system
+ * and the kernel can. For those that will be read whole: a single one would cost as much. */
+void ce_want_large_reads(const void *data, uint64_t n_bytes);
+/* Returns when the mapped bytes at `data` have been read from the disk into memory, where they were
+ * not there; 0 if the system cannot do that. */
+int32_t ce_read_ahead(const void *data, uint64_t n_bytes);
+
 /* ---- The repacked layout: sixteen rows of a matrix side by side, in as many bytes ---- */
 
 /* Its number, which another layout would not have: files that keep it note the number. */

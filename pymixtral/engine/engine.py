@@ -29,6 +29,7 @@ from pymixtral.engine.description import (
     c_tensor,
 )
 from pymixtral.engine.handle import Handle
+from pymixtral.engine.read_ahead import ReadAhead
 from pymixtral.engine.tap import TapEvent
 from pymixtral.errors import ForkedError, ParameterError, PymixtralError
 
@@ -87,7 +88,8 @@ class Engine(Handle):
         )
         check(code, error)
         super().__init__("the model", out[0], lib.ce_engine_free)
-        self._buffers = buffers
+        self._buffers = {_address(buffer): buffer for buffer in buffers}
+        self._read_ahead: ReadAhead | None = None
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
         self._pid = os.getpid()
         self.n_vocab = hparams.n_vocab
@@ -130,7 +132,8 @@ class Engine(Handle):
         Its own data are not read any more.
 
         Args:
-            repacked: at a multiple of 64, with the tensor's size; kept alive by the engine.
+            repacked: at a multiple of 64, with the tensor's size; kept alive by the engine in place
+                of the tensor's own data.
 
         Returns:
             Bytes that will be read there; 0 if the tensor has no such layout, or the tier no
@@ -146,8 +149,13 @@ class Engine(Handle):
             code = lib.ce_engine_use_repacked(engine, c_one, buffer, len(buffer), used, error)
             check(code, error)
             if used[0]:
-                self._buffers.append(buffer)
+                self._buffers[_address(data)] = buffer
             return int(used[0])
+
+    def read_ahead(self) -> None:
+        """Begin to read mapped weights from the disk, in the background and in their order."""
+        with self._use():
+            self._read_ahead = self._read_ahead or ReadAhead(self._buffers.values())
 
     def kernel(self, type: int, phase: Phase) -> tuple[str, int] | None:
         """Name of a weight type's matmul kernel and how often it has run; None without kernel."""
@@ -309,8 +317,14 @@ class Engine(Handle):
             session.close()
         self._helper.shutdown(wait=False)
         self._close()
+        if self._read_ahead is not None:
+            self._read_ahead.stop()
         while self._buffers:
-            ffi.release(self._buffers.pop())  # so that the file behind them can be closed
+            ffi.release(self._buffers.popitem()[1])  # so that the file behind them can be closed
+
+
+def _address(buffer: Any) -> int:
+    return int(ffi.cast("uintptr_t", buffer))
 
 
 def _outlast(future: Future[int]) -> None:
