@@ -3,8 +3,8 @@
     python bench/cold_cache.py MODEL --peer-python peer/bin/python [-r 5]
 
 As the row first-token, but before each start the model's pages are dropped from the page cache
-(posix_fadvise(2), which any user may call for a file that no program has open). After a short prompt
-and after one of some 500 tokens, whose arithmetic takes as long as the disk.
+(posix_fadvise(2), which any user may call for a file that no program has open). After a short
+prompt, and after one of some 500 tokens, whose arithmetic takes as long as the disk.
 """
 
 from __future__ import annotations

@@ -13,9 +13,9 @@ import sys
 import time
 from pathlib import Path
 
-import pymixtral
-
 from contenders import PeerError, shown, start_process
+
+import pymixtral
 
 PROMPT = "Once upon a time there was a fox who"
 N_CTX = 512

@@ -21,7 +21,7 @@ UNKNOWN_TEXT = " \u2047 "  # what sentencepiece's decoder prints for the unknown
 
 
 class SentencePieceEncoder:
-    """See `pymixtral.tokenizer.Encoder`. Decoding is done here, because sentencepiece's own drops the
+    """See `pymixtral.tokenizer.Encoder`. Decoding is done here, as sentencepiece's own drops the
     leading space."""
 
     def __init__(self, vocab: Vocabulary) -> None:

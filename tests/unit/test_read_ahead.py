@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pymixtral._cengine import ffi
 
 from pymixtral import LLM
-from pymixtral._cengine import ffi
 from pymixtral.engine.engine import Engine
 from pymixtral.engine.read_ahead import STEP, ReadAhead
 
