@@ -145,10 +145,13 @@ def _race_with_a_core_busy(row: Row, setup: Setup, sweep: list[Trial]) -> Record
     with _contenders(row, setup, sweep) as (ours, peer):
         bandwidth = ReadBandwidth(ours.llm.engine)
         quiet, busy = _new_race(row, setup, ours), _new_race(row, setup, ours)
+        quiet_cores, busy_cores = [], []
         for ids in _rounds(row, setup):
             quiet.run_round([ours, peer], bandwidth, ids)
+            quiet_cores.append(ours.cores_used)
             with _busy_core():
                 busy.run_round([ours, peer], bandwidth, ids)
+            busy_cores.append(ours.cores_used)
     kept = [
         statistics.median(b / a for a, b in zip(before, after, strict=True))
         for before, after in zip(
@@ -166,7 +169,11 @@ def _race_with_a_core_busy(row: Row, setup: Setup, sweep: list[Trial]) -> Record
             Figure(RATIO, peer_result.ours_over_this, row.ratio),
         ],
         sweep=sweep,
-        notes=[f"the peer is {peer_result.engine}"],
+        notes=[
+            f"the peer is {peer_result.engine}",
+            f"of {setup.threads} cores, the scheduler gave us {statistics.median(busy_cores):.2f}, "
+            f"and {statistics.median(quiet_cores):.2f} when all was quiet",
+        ],
     )
 
 
