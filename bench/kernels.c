@@ -113,15 +113,15 @@ static ce_acts make_tokens(int n_tokens) {
     const size_t n = (size_t)n_tokens * COLS;
     float *f32 = allocate(n * sizeof *f32), *scale = allocate(n / CE_ACT_BLOCK * sizeof *scale);
     int8_t *q = allocate(n);
-    int32_t *sum = allocate(n / CE_ACT_BLOCK * sizeof *sum);
+    ce_act_sums *sums = allocate(n / CE_ACT_BLOCK * sizeof *sums);
     for (size_t i = 0; i < n; i++) {
         f32[i] = (float)((int)(i * 37 % 255) - 127) / 127;
     }
     for (int t = 0; t < n_tokens; t++) {
         const size_t at = (size_t)t * COLS, block = at / CE_ACT_BLOCK;
-        widest.quantize_act(q + at, scale + block, sum + block, f32 + at, COLS);
+        widest.quantize_act(q + at, scale + block, sums + block, f32 + at, COLS);
     }
-    return (ce_acts){.f32 = f32, .q = q, .scale = scale, .sum = sum};
+    return (ce_acts){.f32 = f32, .q = q, .scale = scale, .sums = sums};
 }
 
 /* The first n_tokens, as the kernel wants them. */
@@ -137,7 +137,7 @@ static ce_acts tokens_for(const ce_matmul_kernel *kernel, int n_tokens) {
         const ce_acts from = {.f32 = x.f32 + (size_t)t * COLS,
                               .q = x.q + (size_t)t * COLS,
                               .scale = x.scale + (size_t)t * n_blocks,
-                              .sum = x.sum + (size_t)t * n_blocks};
+                              .sums = x.sums + (size_t)t * n_blocks};
         const int n_left = n_tokens - t;
         packing->pack(packed + (size_t)(t / CE_PACK_TOKENS) * group, &from,
                       n_left < CE_PACK_TOKENS ? n_left : CE_PACK_TOKENS, COLS);

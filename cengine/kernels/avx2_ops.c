@@ -38,7 +38,7 @@ static inline __m256i pack_bytes(const __m256i v[4]) {
     return _mm256_permutevar8x32_epi32(by_half, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
 }
 
-static void quantize_block(int8_t *q, float *scale, int32_t *sum, const float *p) {
+static void quantize_block(int8_t *q, float *scale, ce_act_sums *sums, const float *p) {
     __m256 x[4];
     for (int i = 0; i < 4; i++) {
         x[i] = _mm256_loadu_ps(p + 8 * i);
@@ -47,7 +47,7 @@ static void quantize_block(int8_t *q, float *scale, int32_t *sum, const float *p
     float amax;
     memcpy(&amax, &amax_bits, sizeof amax);
     const float inverse = 127.0f / amax;
-    __m256i v[4] = {0}, total = _mm256_setzero_si256();
+    __m256i v[4] = {0};
     if (amax_bits >= 0x7f800000) {
         *scale = NAN;
     } else if (inverse > FLT_MAX) {
@@ -56,16 +56,17 @@ static void quantize_block(int8_t *q, float *scale, int32_t *sum, const float *p
         *scale = amax / 127.0f;
         for (int i = 0; i < 4; i++) {
             v[i] = _mm256_cvtps_epi32(_mm256_mul_ps(x[i], _mm256_set1_ps(inverse)));
-            total = _mm256_add_epi32(total, v[i]);
         }
     }
-    *sum = sum_lanes_i32(total);
+    const int32_t low = sum_lanes_i32(_mm256_add_epi32(v[0], v[1]));
+    const int32_t high = sum_lanes_i32(_mm256_add_epi32(v[2], v[3]));
+    *sums = (ce_act_sums){low + high, {(int16_t)low, (int16_t)high}};
     _mm256_storeu_si256((__m256i *)q, pack_bytes(v));
 }
 
-static void quantize_act(int8_t *q, float *scale, int32_t *sum, const float *x, int n) {
+static void quantize_act(int8_t *q, float *scale, ce_act_sums *sums, const float *x, int n) {
     for (int b = 0; b < n / CE_ACT_BLOCK; b++) {
-        quantize_block(q + CE_ACT_BLOCK * b, scale + b, sum + b, x + CE_ACT_BLOCK * b);
+        quantize_block(q + CE_ACT_BLOCK * b, scale + b, sums + b, x + CE_ACT_BLOCK * b);
     }
 }
 

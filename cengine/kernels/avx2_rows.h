@@ -182,4 +182,9 @@ INLINE void sum_halves(ints half[2], const ints sums[VECTORS], bool short_sums) 
     half[1] = (ints)_mm256_permute2x128_si256(low, high, 0x31);
 }
 
+/* ---- Products ---- */
+
+/* In each lane, the products of two numbers of 16 bits, added. */
+INLINE ints dot_2(ints a, ints b) { return (ints)_mm256_madd_epi16((__m256i)a, (__m256i)b); }
+
 #endif

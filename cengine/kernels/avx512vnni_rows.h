@@ -217,7 +217,10 @@ INLINE void sum_halves(ints half[2], const ints sums[VECTORS], bool short_sums) 
     half[1] = (ints)odd_quarters(low, high);
 }
 
-/* ---- Products of quants ---- */
+/* ---- Products ---- */
+
+/* In each lane, the products of two numbers of 16 bits, added. */
+INLINE ints dot_2(ints a, ints b) { return (ints)_mm512_madd_epi16((__m512i)a, (__m512i)b); }
 
 /* sum plus, in each lane, the products of four bytes. */
 INLINE ints dot_4(ints sum, bytes w, bytes x, bool is_signed) {

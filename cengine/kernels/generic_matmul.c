@@ -19,6 +19,8 @@
 
 enum { TOKENS = 8, LANES = 8 };
 
+enum { NO_MIN, HAS_MIN };
+
 static inline int min_int(int a, int b) { return a < b ? a : b; }
 
 static inline int dot16(const int8_t *a, const int8_t *b) {
@@ -29,20 +31,9 @@ static inline int dot16(const int8_t *a, const int8_t *b) {
     return sum;
 }
 
-static inline int sum16(const int8_t *q) {
-    int sum = 0;
-    for (int i = 0; i < 16; i++) {
-        sum += q[i];
-    }
-    return sum;
-}
-
-/* Whether a type has mins, and of how many columns. */
-typedef enum { NO_MIN, MIN_OF_32, MIN_OF_16 } min_kind;
-
 /* One weight row times n_tokens (at most TOKENS) rows of activations. */
 INLINE void row_times_tokens(float acc[TOKENS], const void *row, const ce_acts *x, int token,
-                             int n_tokens, int n_cols, unpack_fn *unpack, min_kind min) {
+                             int n_tokens, int n_cols, unpack_fn *unpack, bool has_min) {
     const int n_blocks = n_cols / CE_QK;
     for (int b = 0; b < n_blocks; b++) {
         columns32 w;
@@ -52,10 +43,9 @@ INLINE void row_times_tokens(float acc[TOKENS], const void *row, const ce_acts *
             const int8_t *q = x->q + block * CE_QK;
             const int isum = w.mult[0] * dot16(w.q, q) + w.mult[1] * dot16(w.q + 16, q + 16);
             acc[t] += (w.scale * x->scale[block]) * (float)isum;
-            if (min != NO_MIN) {
-                const int x_sum = min == MIN_OF_32
-                                      ? x->sum[block]
-                                      : w.min_mult[0] * sum16(q) + w.min_mult[1] * sum16(q + 16);
+            if (has_min) {
+                const int16_t *x_half = x->sums[block].half;
+                const int x_sum = w.min_mult[0] * x_half[0] + w.min_mult[1] * x_half[1];
                 acc[t] -= w.min * (x->scale[block] * (float)x_sum);
             }
         }
@@ -64,13 +54,13 @@ INLINE void row_times_tokens(float acc[TOKENS], const void *row, const ce_acts *
 
 INLINE void matmul_blocks(float *y, size_t y_stride, const void *w, size_t w_row_bytes, int n_rows,
                           const ce_acts *x, int n_tokens, int n_cols, unpack_fn *unpack,
-                          min_kind min) {
+                          bool has_min) {
     for (int r = 0; r < n_rows; r++) {
         const char *row = (const char *)w + r * w_row_bytes;
         for (int t0 = 0; t0 < n_tokens; t0 += TOKENS) {
             const int n = min_int(n_tokens - t0, TOKENS);
             float acc[TOKENS] = {0};
-            row_times_tokens(acc, row, x, t0, n, n_cols, unpack, min);
+            row_times_tokens(acc, row, x, t0, n, n_cols, unpack, has_min);
             for (int t = 0; t < n; t++) {
                 y[(t0 + t) * y_stride + r] = acc[t];
             }
@@ -110,14 +100,14 @@ DEFINE_MATMUL(f32, matmul_floats, load_f32)
 DEFINE_MATMUL(f16, matmul_floats, load_f16)
 DEFINE_MATMUL(bf16, matmul_floats, load_bf16)
 DEFINE_MATMUL(q4_0, matmul_blocks, unpack_q4_0, NO_MIN)
-DEFINE_MATMUL(q4_1, matmul_blocks, unpack_q4_1, MIN_OF_32)
+DEFINE_MATMUL(q4_1, matmul_blocks, unpack_q4_1, HAS_MIN)
 DEFINE_MATMUL(q5_0, matmul_blocks, unpack_q5_0, NO_MIN)
-DEFINE_MATMUL(q5_1, matmul_blocks, unpack_q5_1, MIN_OF_32)
+DEFINE_MATMUL(q5_1, matmul_blocks, unpack_q5_1, HAS_MIN)
 DEFINE_MATMUL(q8_0, matmul_blocks, unpack_q8_0, NO_MIN)
-DEFINE_MATMUL(q2_K, matmul_blocks, unpack_q2_K, MIN_OF_16)
+DEFINE_MATMUL(q2_K, matmul_blocks, unpack_q2_K, HAS_MIN)
 DEFINE_MATMUL(q3_K, matmul_blocks, unpack_q3_K, NO_MIN)
-DEFINE_MATMUL(q4_K, matmul_blocks, unpack_q4_K, MIN_OF_32)
-DEFINE_MATMUL(q5_K, matmul_blocks, unpack_q5_K, MIN_OF_32)
+DEFINE_MATMUL(q4_K, matmul_blocks, unpack_q4_K, HAS_MIN)
+DEFINE_MATMUL(q5_K, matmul_blocks, unpack_q5_K, HAS_MIN)
 DEFINE_MATMUL(q6_K, matmul_blocks, unpack_q6_K, NO_MIN)
 DEFINE_MATMUL(iq4_nl, matmul_blocks, unpack_iq4_nl, NO_MIN)
 DEFINE_MATMUL(iq4_xs, matmul_blocks, unpack_iq4_xs, NO_MIN)

@@ -8,7 +8,7 @@
 
 /* With amax = max|x|: scale = amax / 127 and q = rint(x * (127 / amax)), each operation rounded to
  * float. Where 127 / amax overflows (amax < 3.8e-37, zero included) the block counts as zeros. */
-static void quantize_block(int8_t *q, float *scale, int32_t *sum, const float *x) {
+static void quantize_block(int8_t *q, float *scale, ce_act_sums *sums, const float *x) {
     uint32_t amax_bits = 0; /* compared as integers, a NaN is above infinity, and that above all */
     for (int i = 0; i < CE_ACT_BLOCK; i++) {
         const uint32_t bits = bits_from_float(x[i]) & 0x7fffffff;
@@ -17,7 +17,7 @@ static void quantize_block(int8_t *q, float *scale, int32_t *sum, const float *x
     const float amax = float_from_bits(amax_bits);
     const float inverse = 127.0f / amax;
     memset(q, 0, CE_ACT_BLOCK);
-    *sum = 0;
+    *sums = (ce_act_sums){0};
     if (amax_bits >= 0x7f800000) {
         *scale = float_from_bits(0x7fc00000);
     } else if (inverse > FLT_MAX) {
@@ -26,14 +26,15 @@ static void quantize_block(int8_t *q, float *scale, int32_t *sum, const float *x
         *scale = amax / 127.0f;
         for (int i = 0; i < CE_ACT_BLOCK; i++) {
             q[i] = (int8_t)lrintf(x[i] * inverse);
-            *sum += q[i];
+            sums->all += q[i];
+            sums->half[i / 16] += q[i];
         }
     }
 }
 
-static void quantize_act(int8_t *q, float *scale, int32_t *sum, const float *x, int n) {
+static void quantize_act(int8_t *q, float *scale, ce_act_sums *sums, const float *x, int n) {
     for (int b = 0; b < n / CE_ACT_BLOCK; b++) {
-        quantize_block(q + CE_ACT_BLOCK * b, scale + b, sum + b, x + CE_ACT_BLOCK * b);
+        quantize_block(q + CE_ACT_BLOCK * b, scale + b, sums + b, x + CE_ACT_BLOCK * b);
     }
 }
 

@@ -35,15 +35,20 @@ enum { CE_WORK_BYTES = 320 * 1024 };
 /* See read() below. */
 enum { CE_READ_BYTES = 512 };
 
+/* The sums of a block's q, for types with a min, an offset or scales of 16 columns. */
+typedef struct {
+    int32_t all;
+    int16_t half[2]; /* 16 columns each */
+} ce_act_sums;
+
 /* The inputs of one matmul: n_tokens contiguous rows of n_cols, as floats (for the weight types
  * F32, F16, BF16) or, for the block types, as int8 with a scale per 32 columns or as the kernel's
  * packing says. The unused forms are NULL. */
 typedef struct {
-    const float *f32;   /* [n_tokens][n_cols] */
-    const int8_t *q;    /* [n_tokens][n_cols], in -127 ... 127 */
-    const float *scale; /* [n_tokens][n_cols / 32]; x is about scale * q */
-    const int32_t *sum; /* [n_tokens][n_cols / 32]; the sum of a block's q, for types with a min or
-                           an offset */
+    const float *f32;        /* [n_tokens][n_cols] */
+    const int8_t *q;         /* [n_tokens][n_cols], in -127 ... 127 */
+    const float *scale;      /* [n_tokens][n_cols / 32]; x is about scale * q */
+    const ce_act_sums *sums; /* [n_tokens][n_cols / 32] */
     const void *packed; /* [n_tokens / 16, rounded up][n_cols / 32][block_bytes of the packing] */
 } ce_acts;
 
@@ -56,7 +61,7 @@ typedef void ce_matmul_fn(float *y, size_t y_stride, const void *w, size_t w_row
 typedef struct {
     int min_tokens;  /* of fewer, the kernel reads x as it is; else x.packed, and nothing else */
     int block_bytes; /* of CE_PACK_TOKENS tokens times 32 columns, packed */
-    bool from_f32;   /* pack() reads x.f32; else x.q, x.scale and x.sum */
+    bool from_f32;   /* pack() reads x.f32; else x.q, x.scale and x.sums */
     /* Packs n_tokens (at most CE_PACK_TOKENS) rows of n_cols; missing rows are zeros. */
     void (*pack)(void *packed, const ce_acts *x, int n_tokens, int n_cols);
 } ce_packing;
@@ -126,7 +131,7 @@ typedef struct ce_kernels {
     /* One row of n columns (a multiple of 32) to int8: scale = max|x| / 127 (0 for a block of
      * zeros), q = round-half-even(x * (127 / max|x|)). Bit-equal in every tier. A NaN or infinity
      * makes scale NaN, so that it shows in the result. */
-    void (*quantize_act)(int8_t *q, float *scale, int32_t *sum, const float *x, int n);
+    void (*quantize_act)(int8_t *q, float *scale, ce_act_sums *sums, const float *x, int n);
     /* Floats to the KV cache's type. Bit-equal in every tier. */
     void (*f32_to_f16)(uint16_t *dst, const float *src, int n);
     /* Indexed by phase and the type of the KV cache: F32, F16 or Q8_0. A generated token attends

@@ -28,7 +28,7 @@ static inline void store_bytes(int8_t *q, const int32x4_t v[PARTS]) {
     }
 }
 
-static void quantize_block(int8_t *q, float *scale, int32_t *sum, const float *p) {
+static void quantize_block(int8_t *q, float *scale, ce_act_sums *sums, const float *p) {
     lanes x[PARTS];
     for (int i = 0; i < PARTS; i++) {
         x[i] = load(p + LANES * i);
@@ -37,7 +37,7 @@ static void quantize_block(int8_t *q, float *scale, int32_t *sum, const float *p
     float amax;
     memcpy(&amax, &amax_bits, sizeof amax);
     const float inverse = 127.0f / amax;
-    int32x4_t v[PARTS] = {0}, total = vdupq_n_s32(0);
+    int32x4_t v[PARTS] = {0}, half[2] = {0};
     if (amax_bits >= 0x7f800000) {
         *scale = NAN;
     } else if (inverse > FLT_MAX) {
@@ -46,16 +46,17 @@ static void quantize_block(int8_t *q, float *scale, int32_t *sum, const float *p
         *scale = amax / 127.0f;
         for (int i = 0; i < PARTS; i++) {
             v[i] = vcvtnq_s32_f32(multiply(x[i], splat(inverse)));
-            total = vaddq_s32(total, v[i]);
+            half[i * 2 / PARTS] = vaddq_s32(half[i * 2 / PARTS], v[i]);
         }
     }
-    *sum = vaddvq_s32(total);
+    const int32_t low = vaddvq_s32(half[0]), high = vaddvq_s32(half[1]);
+    *sums = (ce_act_sums){low + high, {(int16_t)low, (int16_t)high}};
     store_bytes(q, v);
 }
 
-static void quantize_act(int8_t *q, float *scale, int32_t *sum, const float *x, int n) {
+static void quantize_act(int8_t *q, float *scale, ce_act_sums *sums, const float *x, int n) {
     for (int b = 0; b < n / CE_ACT_BLOCK; b++) {
-        quantize_block(q + CE_ACT_BLOCK * b, scale + b, sum + b, x + CE_ACT_BLOCK * b);
+        quantize_block(q + CE_ACT_BLOCK * b, scale + b, sums + b, x + CE_ACT_BLOCK * b);
     }
 }
 

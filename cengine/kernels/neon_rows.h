@@ -156,7 +156,14 @@ INLINE void sum_halves(ints half[2], const ints sums[VECTORS], bool short_sums) 
     }
 }
 
-/* ---- Products of quants ---- */
+/* ---- Products ---- */
+
+/* In each lane, the products of two numbers of 16 bits, added. */
+INLINE ints dot_2(ints a, ints b) {
+    const int16x8_t a16 = (int16x8_t)a, b16 = (int16x8_t)b;
+    return (ints)vpaddq_s32(vmull_s16(vget_low_s16(a16), vget_low_s16(b16)),
+                            vmull_high_s16(a16, b16));
+}
 
 /* sum plus, in each lane, the products of four bytes. */
 INLINE ints dot_4(ints sum, bytes w, bytes x, bool is_signed) {

@@ -65,14 +65,10 @@ INLINE void add_block(floats acc[TILE][PANELS], const repacked_format *r,
     add_products_of_block(acc, r->f, add_products, w, s, PARTS, b, x, n_tokens);
 }
 
-/* n_rows and n_cols are multiples of what a group has; half_sum: room for n_cols / 16. */
+/* n_rows and n_cols are multiples of what a group has. */
 INLINE void repacked_stream(const repacked_format *r, float *y, const uint8_t *w, int n_rows,
-                            const ce_acts *x, int n_cols, int32_t *half_sum, bool is_amd) {
+                            const ce_acts *x, int n_cols, bool is_amd) {
     const int n_blocks = n_cols / CE_QK;
-    const token_columns columns = {x, half_sum};
-    if (r->f->has_mult) {
-        sum_halves_of_token(half_sum, x->q, n_cols);
-    }
     for (int row = 0; row < n_rows; row += CE_REPACK_ROWS) {
         floats acc[TILE][PANELS] = {{{0}}};
         for (int b0 = 0; b0 < n_blocks; b0 += SPAN) {
@@ -81,7 +77,7 @@ INLINE void repacked_stream(const repacked_format *r, float *y, const uint8_t *w
 #pragma GCC unroll 8 /* SPAN: makes the shifts in columns() constants */
             for (int b = 0; b < SPAN; b++) {
                 prefetch_ahead(r->f, part[0].span.words, b, is_amd);
-                add_block(acc, r, part, b, block_of_token(r->f, &columns, b0 + b), 1);
+                add_block(acc, r, part, b, block_of_token(x, b0 + b), 1);
             }
         }
         w += (size_t)(n_blocks / SPAN) * group_span_bytes(r->f);
@@ -107,7 +103,7 @@ INLINE void add_span(floats acc[][PARTS], const repacked_format *r, const group_
         if (t == 0) {
             prefetch_ahead(r->f, part[0].span.words, b, is_amd);
         }
-        add_block(total, r, part, b, tokens_of_packed(r->f, x + b, t, n_tokens), n_tokens);
+        add_block(total, r, part, b, tokens_of_packed(x + b, t, n_tokens), n_tokens);
     }
     for (int i = 0; i < n_tokens * PARTS; i++) {
         acc[t + i / PARTS][i % PARTS] = total[i / PARTS][i % PARTS];
@@ -186,9 +182,9 @@ INLINE void unpack_repacked(panel *p, const weight_rows *w, int r, int b0) {
                                        int n_tokens, int n_cols, void *work) {                     \
         if (n_tokens < token_packing.min_tokens) {                                                 \
             if (is_amd_cpu()) {                                                                    \
-                repacked_stream(&repacked_##type, y, w, n_rows, x, n_cols, work, true);            \
+                repacked_stream(&repacked_##type, y, w, n_rows, x, n_cols, true);                  \
             } else {                                                                               \
-                repacked_stream(&repacked_##type, y, w, n_rows, x, n_cols, work, false);           \
+                repacked_stream(&repacked_##type, y, w, n_rows, x, n_cols, false);                 \
             }                                                                                      \
         } else if (n_tokens <= REPACKED_STREAM_TOKENS) {                                           \
             repacked_stream_few(&repacked_##type, y, y_stride, w, n_rows, x->packed, n_tokens,     \

@@ -14,18 +14,23 @@ INLINE ints splat_int(int32_t v) { return v - (ints){0}; }
 
 INLINE floats splat(float v) { return v - (floats){0}; }
 
-/* half[0] * mult[0] + half[1] * mult[1]. Every product and the sum are below 2^24: exact. */
-INLINE floats weighted(const ints half[2], const floats mult[2]) {
+/* half[0] * mult[0] + half[1] * mult[1]. Every product and the sum are below 2^24: exact, in floats
+ * as in integers. */
+INLINE floats weighted(const block_format *f, const ints half[2], const row_scales *s, int b) {
+    if (f->has_short_mult) {
+        return to_floats(dot_2((half[0] & 0xffff) | half[1] << 16, s->short_mult[b]));
+    }
+    const floats *mult = s->mult[b];
     return multiply_add(to_floats(half[0]), mult[0], to_floats(half[1]) * mult[1]);
 }
 
 INLINE floats accumulate(const block_format *f, floats acc, const ints half[2], const row_scales *s,
                          int b, block_terms x) {
-    const floats isum = f->has_mult ? weighted(half, s->mult[b]) : to_floats(half[0] + half[1]);
+    const floats isum = f->has_mult ? weighted(f, half, s, b) : to_floats(half[0] + half[1]);
     acc = multiply_add(isum, s->scale[b] * x.scale, acc);
     if (f->has_min_mult) {
-        const ints x_half[2] = {splat_int(x.half_sum[0]), splat_int(x.half_sum[1])};
-        acc = subtract_product(s->min[b], x.scale * weighted(x_half, s->min_mult[b]), acc);
+        const ints x_sum = dot_2((ints)broadcast_4(x.sums.half), s->min_mult[b]);
+        acc = subtract_product(s->min[b], x.scale * to_floats(x_sum), acc);
     } else if (f->has_min) {
         acc = subtract_product(s->min[b], splat(x.scaled_sum), acc);
     }
@@ -39,22 +44,23 @@ typedef void products_fn(ints sum[PANELS][TILE], const bytes *const w[PANELS], i
                          int g1, const int8_t *q, int n_tokens, bool is_signed, int max_quant);
 
 /* half[h][p][t] = the integers that accumulate() wants, of a block of n_panels panels and n_tokens
- * tokens, whose 32 columns are at q + 32 * t. sum[h][t]: the sum of half h of a token's columns,
- * or, without has_mult, sum[0][t] that of all of them. */
+ * tokens. */
 INLINE void multiply_columns(ints half[2][PANELS][TILE], const block_format *f, products_fn *add,
-                             const bytes *const w[PANELS], int n_panels, const int8_t *q,
-                             const int32_t *const sum[2], int n_tokens) {
+                             const bytes *const w[PANELS], int n_panels, block_tokens x,
+                             int n_tokens) {
     const int n_halves = f->has_mult ? 2 : 1, n_groups = GROUPS / n_halves;
 #pragma GCC unroll 2 /* halves */
     for (int h = 0; h < 2; h++) {
         for (int t = 0; t < n_tokens; t++) {
-            const ints start = h < n_halves ? splat_int(-offset_of(f) * sum[h][t]) : (ints){0};
+            const ce_act_sums *sums = &x.terms[t].sums;
+            const int32_t sum = f->has_mult ? sums->half[h] : sums->all;
+            const ints start = h < n_halves ? splat_int(-offset_of(f) * sum) : (ints){0};
             for (int p = 0; p < n_panels; p++) {
                 half[h][p][t] = start;
             }
         }
         if (h < n_halves) {
-            add(half[h], w, n_panels, h * n_groups, (h + 1) * n_groups, q, n_tokens, f->is_signed,
+            add(half[h], w, n_panels, h * n_groups, (h + 1) * n_groups, x.q, n_tokens, f->is_signed,
                 f->max_quant);
         }
     }
@@ -66,7 +72,7 @@ INLINE void add_products_of_block(floats acc[TILE][PANELS], const block_format *
                                   const bytes *const w[PANELS], const row_scales *const s[PANELS],
                                   int n_panels, int b, block_tokens x, int n_tokens) {
     ints half[2][PANELS][TILE];
-    multiply_columns(half, f, add, w, n_panels, x.q, x.sum, n_tokens);
+    multiply_columns(half, f, add, w, n_panels, x, n_tokens);
     for (int j = 0; j < n_tokens; j++) {
         for (int i = 0; i < n_panels; i++) {
             const ints halves[2] = {half[0][i][j], half[1][i][j]};

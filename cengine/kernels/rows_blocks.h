@@ -11,12 +11,14 @@
 enum { SPAN = 8 };
 
 /* Scales over a span: w = (scale * mult) * q - min * min_mult, with the integers mult and min_mult
- * per 16 columns. What a type does not have is left unset. */
+ * per 16 columns: a block's two are floats, or both in a lane, of 16 bits each. What a type does
+ * not have is left unset. */
 typedef struct {
     floats scale[SPAN];
     floats min[SPAN];
     floats mult[SPAN][2];
-    floats min_mult[SPAN][2];
+    ints short_mult[SPAN];
+    ints min_mult[SPAN];
 } row_scales;
 
 /* The span's columns as points in a grid: the points' indices (8 points of 4 columns in a block, or
@@ -35,7 +37,8 @@ typedef struct block_format {
     bool is_signed; /* quants() gives q itself, as signed bytes */
     bool has_min;
     bool has_mult;
-    bool has_min_mult; /* besides the other two */
+    bool has_short_mult; /* in place of mult: 16 bits hold it, and the sums that it multiplies */
+    bool has_min_mult;   /* besides min and mult */
     /* The quants of a sub-block of 32 columns. NULL for the types whose quants are points: they
      * are found for all rows of a span first. */
     bytes (*quants)(slice s, int sub);
@@ -119,6 +122,12 @@ INLINE floats to_floats(ints v) { return __builtin_convertvector(v, floats); }
 
 /* The `width` bits of each lane from bit `at` on. */
 INLINE ints field(ints v, int at, int width) { return v >> at & ((1 << width) - 1); }
+
+/* In 16 bits each, the `width` bits of each lane from bit `at` on, and those a byte behind them. */
+INLINE ints two_fields(ints v, int at, int width) {
+    const ints second = at < 8 ? v << (8 - at) : v >> (at - 8);
+    return field(v, at, width) | (second & ((1 << width) - 1) << 16);
+}
 
 /* Byte j of each lane, as a float. */
 INLINE floats unsigned_byte(ints v, int j) { return to_floats(field(v, 8 * j, 8)); }
@@ -258,11 +267,8 @@ INLINE void spread_scales_q2_K(row_scales *s, floats d, floats dmin, const ints 
     for (int b = 0; b < SPAN; b++) {
         s->scale[b] = d;
         s->min[b] = dmin;
-        for (int h = 0; h < 2; h++) {
-            const int at = 16 * (b % 2) + 8 * h;
-            s->mult[b][h] = to_floats(field(word[b / 2], at, 4));
-            s->min_mult[b][h] = to_floats(field(word[b / 2], at + 4, 4));
-        }
+        s->short_mult[b] = two_fields(word[b / 2], 16 * (b % 2), 4);
+        s->min_mult[b] = two_fields(word[b / 2], 16 * (b % 2) + 4, 4);
     }
 }
 
@@ -283,9 +289,9 @@ INLINE void spread_scales_q3_K(row_scales *s, floats d, const ints word[3]) {
     }
     for (int j = 0; j < 16; j += 4) {
         const bytes low4 = bits(low[j / 4 % 2], 4 * (j / 8), 15);
-        const ints scales = (ints)((low4 | moved_bits(high, j / 2, 4, 3)) - 32);
-        for (int k = 0; k < 4; k++) {
-            s->mult[(j + k) / 2][k % 2] = signed_byte(scales, k);
+        const ints scales = (ints)(low4 | moved_bits(high, j / 2, 4, 3));
+        for (int k = 0; k < 4; k += 2) {
+            s->short_mult[(j + k) / 2] = (ints)((words16)two_fields(scales, 8 * k, 6) - 32);
         }
     }
 }
@@ -375,6 +381,7 @@ static const block_format format_q2_K = {.block_bytes = sizeof(ce_block_q2_K),
                                          .max_quant = 3,
                                          .has_min = true,
                                          .has_mult = true,
+                                         .has_short_mult = true,
                                          .has_min_mult = true,
                                          .quants = quants_q2_K,
                                          .scales = scales_q2_K};
@@ -384,6 +391,7 @@ static const block_format format_q3_K = {.block_bytes = sizeof(ce_block_q3_K),
                                          .max_quant = 7,
                                          .offset = 4,
                                          .has_mult = true,
+                                         .has_short_mult = true,
                                          .quants = quants_q3_K,
                                          .scales = scales_q3_K};
 

@@ -35,7 +35,7 @@
                               int n_rows, const ce_acts *x, int n_tokens, int n_cols,              \
                               void *work) {                                                        \
         if (n_tokens < token_packing.min_tokens) {                                                 \
-            matmul_stream(&format_##type, y, w, w_row_bytes, n_rows, x, n_cols, work);             \
+            matmul_stream(&format_##type, y, w, w_row_bytes, n_rows, x, n_cols);                   \
             return;                                                                                \
         }                                                                                          \
         const weight_rows rows = {w, w_row_bytes, n_rows, n_cols / CE_QK, &format_##type};         \

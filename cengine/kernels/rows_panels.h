@@ -61,7 +61,7 @@ INLINE void sweep(floats acc[][PANELS], const block_format *f, const panel p[PAN
             s[i] = &p[i].scales;
         }
         add_products_of_block(total, f, add_panel_products, w, s, PANELS, b,
-                              tokens_of_packed(f, x, t, n_tokens), n_tokens);
+                              tokens_of_packed(x, t, n_tokens), n_tokens);
     }
     for (int i = 0; i < n_tokens * PANELS; i++) {
         acc[i / PANELS][i % PANELS] = total[i / PANELS][i % PANELS];

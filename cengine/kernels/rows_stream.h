@@ -58,7 +58,7 @@ INLINE bool has_short_sums(const block_format *f) {
 typedef struct {
     stream_span span;
     floats acc;
-    const token_columns *x;
+    const ce_acts *x;
     int b0;
 } stream;
 
@@ -66,7 +66,7 @@ typedef struct {
 INLINE void stream_rows(stream *s, const block_format *f, const uint8_t *const row[ROWS],
                         const span_points *points, int b) {
     const int at = s->b0 + b;
-    const int8_t *q = s->x->acts->q + at * CE_QK;
+    const int8_t *q = s->x->q + at * CE_QK;
     const ints zero = {0};
     const bytes offset = (bytes){0} + (uint8_t)offset_of(f);
     ints sums[VECTORS], half[2];
@@ -77,7 +77,7 @@ INLINE void stream_rows(stream *s, const block_format *f, const uint8_t *const r
         sums[k] = dot_4(start, quants_at(f, row, points, k, b), xq, f->is_signed);
     }
     sum_halves(half, sums, has_short_sums(f));
-    s->acc = accumulate(f, s->acc, half, &s->span.scales, b, terms_of_token(f, s->x, at));
+    s->acc = accumulate(f, s->acc, half, &s->span.scales, b, terms_of_token(s->x, at));
 }
 
 /* Column by column, where these come so. */
@@ -88,7 +88,7 @@ INLINE void stream_columns(stream *s, const block_format *f, const uint8_t *cons
     const row_scales *const scales[PANELS] = {&s->span.scales};
     floats acc[TILE][PANELS] = {{s->acc}};
     unpack_block(columns, f, row, points, b);
-    add_products_of_block(acc, f, add_products, w, scales, 1, b, block_of_token(f, s->x, s->b0 + b),
+    add_products_of_block(acc, f, add_products, w, scales, 1, b, block_of_token(s->x, s->b0 + b),
                           1);
     s->acc = acc[0][0];
 }
@@ -106,16 +106,12 @@ INLINE void stream_block(void *context, const block_format *f, const uint8_t *co
 }
 
 INLINE void matmul_stream(const block_format *f, float *y, const void *w, size_t row_bytes,
-                          int n_rows, const ce_acts *x, int n_cols, int32_t *half_sum) {
-    const token_columns columns = {x, half_sum};
+                          int n_rows, const ce_acts *x, int n_cols) {
     const int n_blocks = n_cols / CE_QK;
-    if (f->has_min_mult || (f->has_mult && has_points_in_columns(f))) {
-        sum_halves_of_token(half_sum, x->q, n_cols);
-    }
     for (int r = 0; r < n_rows; r += ROWS) {
         const uint8_t *row[ROWS];
         point_at_rows(row, w, row_bytes, r, n_rows);
-        stream s = {.x = &columns};
+        stream s = {.x = x};
         for (; s.b0 < n_blocks; s.b0 += SPAN) {
             const int n = start_span(&s.span, f, row, s.b0, n_blocks, row_bytes);
             for_blocks(f, row, n, stream_block, &s);
@@ -151,15 +147,15 @@ INLINE void stream_block_few(void *context, const block_format *f, const uint8_t
         const int n_left = s->n_tokens - t;
         if (n_left >= TILE) {
             add_products_of_block(s->acc + t, f, add_products, w, scales, 1, b,
-                                  tokens_of_packed(f, x, t, TILE), TILE);
+                                  tokens_of_packed(x, t, TILE), TILE);
             t += TILE;
         } else if (n_left >= 2) {
             add_products_of_block(s->acc + t, f, add_products, w, scales, 1, b,
-                                  tokens_of_packed(f, x, t, 2), 2);
+                                  tokens_of_packed(x, t, 2), 2);
             t += 2;
         } else {
             add_products_of_block(s->acc + t, f, add_products, w, scales, 1, b,
-                                  tokens_of_packed(f, x, t, 1), 1);
+                                  tokens_of_packed(x, t, 1), 1);
             t += 1;
         }
     }

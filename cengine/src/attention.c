@@ -33,8 +33,8 @@ static const ce_session *session_of(const ce_pass *pass, int64_t row) {
 static void store_q8_0(const ce_kernels *kernels, ce_block_q8_0 *to, const float *x, int n) {
     for (int i = 0; i < n; i += CE_QK, to++) {
         float scale;
-        int32_t unused_sum;
-        kernels->quantize_act(to->qs, &scale, &unused_sum, x + i, CE_QK);
+        ce_act_sums unused;
+        kernels->quantize_act(to->qs, &scale, &unused, x + i, CE_QK);
         kernels->f32_to_f16(&to->d, &scale, 1);
     }
 }

@@ -13,10 +13,10 @@
 
 /* Inputs of matmuls, before and after quantization; ce_acts is the view that kernels take. */
 typedef struct {
-    float *f32;   /* [rows][n_cols] */
-    int8_t *q;    /* [rows][n_cols] */
-    float *scale; /* [rows][n_cols / 32] */
-    int32_t *sum; /* [rows][n_cols / 32] */
+    float *f32;        /* [rows][n_cols] */
+    int8_t *q;         /* [rows][n_cols] */
+    float *scale;      /* [rows][n_cols / 32] */
+    ce_act_sums *sums; /* [rows][n_cols / 32] */
     int n_cols;
     bool quantized; /* false where n_cols is no multiple of 32: float weights only */
 } ce_act_rows;

@@ -113,7 +113,7 @@ static ce_acts acts_from(const ce_acts *x, int64_t token, int n_cols) {
     return (ce_acts){.f32 = x->f32 + token * n_cols,
                      .q = x->q + token * n_cols,
                      .scale = x->scale + token * n_blocks,
-                     .sum = x->sum + token * n_blocks};
+                     .sums = x->sums + token * n_blocks};
 }
 
 static size_t group_bytes(const packed_input *in) {
@@ -183,7 +183,7 @@ void ce_quantize_row(const ce_pass *pass, ce_act_rows *a, int64_t row) {
         return;
     const int64_t n_blocks = a->n_cols / CE_ACT_BLOCK;
     pass->engine->kernels.quantize_act(a->q + row * a->n_cols, a->scale + row * n_blocks,
-                                       a->sum + row * n_blocks, a->f32 + row * a->n_cols,
+                                       a->sums + row * n_blocks, a->f32 + row * a->n_cols,
                                        a->n_cols);
 }
 

@@ -125,7 +125,7 @@ static void gather_chunk(void *ctx, int64_t pair, int thread) {
         return;
     memcpy(to->q + (size_t)pair * cols, from.q, cols);
     memcpy(to->scale + (size_t)pair * n_blocks, from.scale, n_blocks * sizeof *from.scale);
-    memcpy(to->sum + (size_t)pair * n_blocks, from.sum, n_blocks * sizeof *from.sum);
+    memcpy(to->sums + (size_t)pair * n_blocks, from.sums, n_blocks * sizeof *from.sums);
 }
 
 /* ---- Experts ---- */

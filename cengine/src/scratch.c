@@ -6,7 +6,7 @@ ce_acts ce_act_view(const ce_act_rows *a, int64_t first_row) {
         .f32 = a->f32 + first_row * a->n_cols,
         .q = a->q + first_row * a->n_cols,
         .scale = a->scale + first_row * n_blocks,
-        .sum = a->sum + first_row * n_blocks,
+        .sums = a->sums + first_row * n_blocks,
     };
 }
 
@@ -24,7 +24,7 @@ static ce_act_rows take_acts(ce_arena *arena, uint64_t rows, int n_cols) {
         .f32 = take_floats(arena, rows, cols),
         .q = ce_arena_take(arena, ce_mul(rows, cols), sizeof(int8_t)),
         .scale = take_floats(arena, rows, n_blocks),
-        .sum = take_ints(arena, ce_mul(rows, n_blocks)),
+        .sums = ce_arena_take(arena, ce_mul(rows, n_blocks), sizeof(ce_act_sums)),
         .n_cols = n_cols,
         .quantized = n_cols % CE_ACT_BLOCK == 0,
     };

@@ -122,7 +122,7 @@ static void random_weights(uint8_t *w, const weight_type *type, int64_t n_elemen
 static float x_f32[MAX_X];
 static int8_t x_q[MAX_X];
 static float x_scale[MAX_X / CE_QK];
-static int32_t x_sum[MAX_X / CE_QK];
+static ce_act_sums x_sums[MAX_X / CE_QK];
 
 enum { MAX_PACK_BLOCK = 1024 }; /* bytes of a block of any packing */
 
@@ -132,13 +132,15 @@ static _Alignas(64) uint8_t work[CE_WORK_BYTES];
 
 static ce_kernels kernels; /* of the tier under test */
 
-static void random_activation_block(int8_t *q, float *scale, int32_t *sum, regime r, bool zero) {
+static void random_activation_block(int8_t *q, float *scale, ce_act_sums *sums, regime r,
+                                    bool zero) {
     const int all = r == ORDINARY ? 0 : random_int(-1, 1); /* all of them +127 or -127, or not */
     *scale = r == UNIT ? 1.0f : 0.01f * random_float();
-    *sum = 0;
+    *sums = (ce_act_sums){0};
     for (int i = 0; i < CE_QK; i++) {
         q[i] = (int8_t)(zero ? 0 : all != 0 ? 127 * all : random_int(-127, 127));
-        *sum += q[i];
+        sums->all += q[i];
+        sums->half[i / 16] += q[i];
     }
 }
 
@@ -149,7 +151,7 @@ static void random_activations(int n_tokens, int n_cols, regime r) {
         const int filled = random_int(0, n_blocks > 0 ? n_blocks - 1 : 0);
         for (int b = 0; b < n_blocks; b++) {
             const size_t i = (size_t)t * n_blocks + b;
-            random_activation_block(x_q + i * CE_QK, x_scale + i, x_sum + i, r,
+            random_activation_block(x_q + i * CE_QK, x_scale + i, x_sums + i, r,
                                     r == UNIT && b != filled);
         }
     }
@@ -158,7 +160,7 @@ static void random_activations(int n_tokens, int n_cols, regime r) {
 /* Tokens from t0 on, as they are. */
 static ce_acts tokens_from(int t0, int n_cols) {
     const size_t x0 = (size_t)t0 * n_cols, b0 = x0 / CE_QK;
-    return (ce_acts){.f32 = x_f32 + x0, .q = x_q + x0, .scale = x_scale + b0, .sum = x_sum + b0};
+    return (ce_acts){.f32 = x_f32 + x0, .q = x_q + x0, .scale = x_scale + b0, .sums = x_sums + b0};
 }
 
 static bool packs(const ce_matmul_kernel *kernel, int n_tokens) {
@@ -194,7 +196,7 @@ static ce_acts activations(const ce_matmul_kernel *kernel, const weight_type *ty
         return (ce_acts){.f32 = x_f32};
     }
     if (!packs(kernel, n_tokens)) {
-        return (ce_acts){.q = x_q, .scale = x_scale, .sum = x_sum};
+        return (ce_acts){.q = x_q, .scale = x_scale, .sums = x_sums};
     }
     pack_tokens(kernel->packing, 0, n_tokens, n_cols);
     return (ce_acts){.packed = x_packed};
@@ -314,7 +316,7 @@ static void check_int8(const weight_type *type, const uint8_t *w, const float *y
 
 /* ---- One cut of the work, between guard pages ---- */
 
-static guarded guard_w, guard_x, guard_scale, guard_sum, guard_y;
+static guarded guard_w, guard_x, guard_scale, guard_sums, guard_y;
 
 enum { FILL = 0x5a };
 
@@ -339,7 +341,7 @@ static void check_cut(const ce_matmul_kernel *kernel, const weight_type *type, c
         const size_t b0 = x0 / CE_QK, n_b = n_x / CE_QK;
         x.q = guarded_copy(&guard_x, where, x_q + x0, n_x);
         x.scale = guarded_copy(&guard_scale, where, x_scale + b0, n_b * sizeof(float));
-        x.sum = guarded_copy(&guard_sum, where, x_sum + b0, n_b * sizeof(int32_t));
+        x.sums = guarded_copy(&guard_sums, where, x_sums + b0, n_b * sizeof(ce_act_sums));
     }
     kernel->run(y, stride, wg, row_bytes, n_rows, &x, n_tokens, n_cols, work);
     bool same = true, clean = true;
@@ -506,7 +508,7 @@ int main(void) {
     guard_w = guarded_new(sizeof weights);
     guard_x = guarded_new(sizeof x_f32 + sizeof x_packed);
     guard_scale = guarded_new(sizeof x_scale);
-    guard_sum = guarded_new(sizeof x_sum);
+    guard_sums = guarded_new(sizeof x_sums);
     guard_y = guarded_new(MAX_Y * sizeof(float));
     for (int tier = 0; ce_tier_name(tier) != NULL; tier++) {
         if (!tier_kernels(tier, &kernels)) {

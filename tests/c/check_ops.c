@@ -104,18 +104,20 @@ static void check_dequantize(const ce_kernels *k) {
 
 enum { ACT_BLOCKS = 9, ACT_COLS = ACT_BLOCKS * CE_ACT_BLOCK };
 
-static void check_act_block(const float *x, const int8_t *q, float scale, int32_t sum) {
+static void check_act_block(const float *x, const int8_t *q, float scale, ce_act_sums sums) {
     float amax = 0;
-    int32_t want_sum = 0;
+    ce_act_sums want = {0};
     bool finite = true;
     for (int i = 0; i < CE_ACT_BLOCK; i++) {
         amax = fmaxf(amax, fabsf(x[i]));
-        want_sum += q[i];
+        want.all += q[i];
+        want.half[i / 16] += q[i];
         finite = finite && isfinite(x[i]);
     }
-    CHECK(sum == want_sum, "sum %d, not %d", (int)sum, (int)want_sum);
+    CHECK(memcmp(&sums, &want, sizeof sums) == 0, "sums %d (%d, %d), not %d (%d, %d)",
+          (int)sums.all, sums.half[0], sums.half[1], (int)want.all, want.half[0], want.half[1]);
     if (!finite) {
-        CHECK(isnan(scale) && sum == 0, "a block with a NaN or infinity has scale %g", scale);
+        CHECK(isnan(scale) && sums.all == 0, "a block with a NaN or infinity has scale %g", scale);
         return;
     }
     CHECK(scale == (127.0f / amax <= FLT_MAX ? amax / 127.0f : 0.0f), "scale %g of %g", scale,
@@ -153,19 +155,19 @@ static void check_quantize_act(const ce_kernels *k) {
         const int n = random_int(1, ACT_BLOCKS), n_cols = n * CE_ACT_BLOCK;
         float x[ACT_COLS], want_scale[ACT_BLOCKS];
         int8_t want[ACT_COLS];
-        int32_t want_sum[ACT_BLOCKS];
+        ce_act_sums want_sums[ACT_BLOCKS];
         random_act_row(x);
         int8_t *q = guarded_place(&guard[1], random_placement(), (size_t)n_cols, 0);
         float *scale = guarded_place(&guard[2], random_placement(), n * sizeof *scale, 0);
-        int32_t *sum = guarded_place(&guard[3], random_placement(), n * sizeof *sum, 0);
-        k->quantize_act(q, scale, sum, place_floats(0, x, (size_t)n_cols), n_cols);
-        generic.quantize_act(want, want_scale, want_sum, x, n_cols);
+        ce_act_sums *sums = guarded_place(&guard[3], random_placement(), n * sizeof *sums, 0);
+        k->quantize_act(q, scale, sums, place_floats(0, x, (size_t)n_cols), n_cols);
+        generic.quantize_act(want, want_scale, want_sums, x, n_cols);
         CHECK(memcmp(q, want, (size_t)n_cols) == 0 &&
                   memcmp(scale, want_scale, n * sizeof *scale) == 0 &&
-                  memcmp(sum, want_sum, n * sizeof *sum) == 0,
+                  memcmp(sums, want_sums, n * sizeof *sums) == 0,
               "differs from generic");
         for (int b = 0; b < n; b++) {
-            check_act_block(x + b * CE_ACT_BLOCK, q + b * CE_ACT_BLOCK, scale[b], sum[b]);
+            check_act_block(x + b * CE_ACT_BLOCK, q + b * CE_ACT_BLOCK, scale[b], sums[b]);
         }
     }
 }
@@ -218,12 +220,12 @@ static void bench(const ce_kernels *k) {
     enum { N = 4096, RUNS = 2000 };
     static float x[N], y[N], scale[N / CE_ACT_BLOCK];
     static int8_t act[N];
-    static int32_t sum[N / CE_ACT_BLOCK];
+    static ce_act_sums sums[N / CE_ACT_BLOCK];
     static uint16_t half[N];
     random_floats(x, N, 1.0f);
     double start = seconds();
     for (int i = 0; i < RUNS; i++) {
-        k->quantize_act(act, scale, sum, x, N);
+        k->quantize_act(act, scale, sums, x, N);
     }
     report(k, "quantize_act", start, (double)N * RUNS, "G elements/s");
     start = seconds();
