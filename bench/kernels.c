@@ -134,10 +134,7 @@ static ce_acts tokens_for(const ce_matmul_kernel *kernel, int n_tokens) {
     const size_t n_blocks = COLS / CE_ACT_BLOCK, group = n_blocks * (size_t)packing->block_bytes;
     uint8_t *packed = allocate((size_t)(n_tokens + CE_PACK_TOKENS - 1) / CE_PACK_TOKENS * group);
     for (int t = 0; t < n_tokens; t += CE_PACK_TOKENS) {
-        const ce_acts from = {.f32 = x.f32 + (size_t)t * COLS,
-                              .q = x.q + (size_t)t * COLS,
-                              .scale = x.scale + (size_t)t * n_blocks,
-                              .sums = x.sums + (size_t)t * n_blocks};
+        const ce_acts from = ce_acts_from(&x, t, COLS);
         const int n_left = n_tokens - t;
         packing->pack(packed + (size_t)(t / CE_PACK_TOKENS) * group, &from,
                       n_left < CE_PACK_TOKENS ? n_left : CE_PACK_TOKENS, COLS);

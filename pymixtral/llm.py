@@ -105,9 +105,6 @@ class LLM:
             self.n_ctx = self._file.choose_n_ctx(n_ctx)
             self.tokenizer = Tokenizer(self._file.vocabulary)
             self.chat_template = self._choose_template(chat_template)
-            self.memory_need: MemoryNeed = self._file.memory_need(
-                self.n_ctx, kv_type, options, parallel
-            )
             loaded = create_engine(
                 self._file,
                 n_ctx=self.n_ctx,
@@ -122,6 +119,7 @@ class LLM:
             self._file.gguf.close()
             raise
         self.engine: Engine = loaded.engine
+        self.memory_need: MemoryNeed = loaded.memory_need
         self.weight_layout = loaded.layout
         self._load_warnings = loaded.warnings
         for problem in loaded.warnings:

@@ -132,6 +132,7 @@ class LoadedEngine(NamedTuple):
     """
 
     engine: ce.Engine
+    memory_need: MemoryNeed
     layout: WeightLayout
     warnings: tuple[str, ...]
 
@@ -177,7 +178,7 @@ def create_engine(
     except BaseException:
         engine.close()
         raise
-    return LoadedEngine(engine, layout, warnings)
+    return LoadedEngine(engine, need, layout, warnings)
 
 
 def _use_packed_file(

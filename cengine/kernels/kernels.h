@@ -52,6 +52,15 @@ typedef struct {
     const void *packed; /* [n_tokens / 16, rounded up][n_cols / 32][block_bytes of the packing] */
 } ce_acts;
 
+/* From a token on; x is not packed, and has rows of floats, of int8, or both. */
+static inline ce_acts ce_acts_from(const ce_acts *x, int64_t token, int n_cols) {
+    const int64_t n_blocks = n_cols / CE_ACT_BLOCK;
+    return (ce_acts){.f32 = x->f32 + token * n_cols,
+                     .q = x->q + token * n_cols,
+                     .scale = x->scale + token * n_blocks,
+                     .sums = x->sums + token * n_blocks};
+}
+
 /* y[t * y_stride + r] = dot(w row r, x row t) for r < n_rows, t < n_tokens.
  * w: n_rows consecutive rows of w_row_bytes bytes; work: CE_WORK_BYTES. */
 typedef void ce_matmul_fn(float *y, size_t y_stride, const void *w, size_t w_row_bytes, int n_rows,

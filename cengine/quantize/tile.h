@@ -46,19 +46,21 @@ INLINE void weigh_by_magnitude(tile *t, int n_columns, float rms) {
 
 /* Sums of a block's sub-blocks, in each of their lanes. */
 INLINE void sum_over_blocks(lanes v[N_TILES], int n_sub) {
+    float sums[N_SUB];
     for (int first = 0; first < N_SUB; first += n_sub) {
         float sum = 0;
         for (int j = 0; j < n_sub; j++) {
             sum += lane_of(v, first + j);
         }
         for (int j = first; j < first + n_sub; j++) {
-            v[j / LANES][j % LANES] = sum;
+            sums[j] = sum;
         }
     }
+    memcpy(v, sums, sizeof sums);
 }
 
 INLINE void weigh_by_importance(unit *u, float spread) {
-    lanes squares[N_TILES] = {splat(0)};
+    lanes squares[N_TILES];
     for (int i = 0; i < N_TILES; i++) {
         squares[i] = splat(0);
         for (int c = 0; c < u->n_columns; c++) {

@@ -108,14 +108,6 @@ typedef struct {
     uint8_t *next; /* free memory */
 } pack_loop;
 
-static ce_acts acts_from(const ce_acts *x, int64_t token, int n_cols) {
-    const int64_t n_blocks = n_cols / CE_ACT_BLOCK;
-    return (ce_acts){.f32 = x->f32 + token * n_cols,
-                     .q = x->q + token * n_cols,
-                     .scale = x->scale + token * n_blocks,
-                     .sums = x->sums + token * n_blocks};
-}
-
 static size_t group_bytes(const packed_input *in) {
     return (size_t)(in->job->w.n_cols / CE_ACT_BLOCK) * (size_t)in->packing->block_bytes;
 }
@@ -128,7 +120,7 @@ static void pack_chunk(void *ctx, int64_t group, int thread) {
         in--;
     const int64_t index = group - in->first_group;
     const int first = (int)index * CE_PACK_TOKENS, n_left = in->job->n_tokens - first;
-    const ce_acts x = acts_from(&in->job->x, first, in->job->w.n_cols);
+    const ce_acts x = ce_acts_from(&in->job->x, first, in->job->w.n_cols);
     in->packing->pack(in->to + (size_t)index * group_bytes(in), &x,
                       n_left < CE_PACK_TOKENS ? n_left : CE_PACK_TOKENS, in->job->w.n_cols);
 }

@@ -1,13 +1,8 @@
 #include "engine.h"
 
 ce_acts ce_act_view(const ce_act_rows *a, int64_t first_row) {
-    const int64_t n_blocks = a->n_cols / CE_ACT_BLOCK;
-    return (ce_acts){
-        .f32 = a->f32 + first_row * a->n_cols,
-        .q = a->q + first_row * a->n_cols,
-        .scale = a->scale + first_row * n_blocks,
-        .sums = a->sums + first_row * n_blocks,
-    };
+    const ce_acts all = {.f32 = a->f32, .q = a->q, .scale = a->scale, .sums = a->sums};
+    return ce_acts_from(&all, first_row, a->n_cols);
 }
 
 static float *take_floats(ce_arena *arena, uint64_t rows, uint64_t cols) {

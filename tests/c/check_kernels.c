@@ -157,11 +157,7 @@ static void random_activations(int n_tokens, int n_cols, regime r) {
     }
 }
 
-/* Tokens from t0 on, as they are. */
-static ce_acts tokens_from(int t0, int n_cols) {
-    const size_t x0 = (size_t)t0 * n_cols, b0 = x0 / CE_QK;
-    return (ce_acts){.f32 = x_f32 + x0, .q = x_q + x0, .scale = x_scale + b0, .sums = x_sums + b0};
-}
+static const ce_acts all_tokens = {.f32 = x_f32, .q = x_q, .scale = x_scale, .sums = x_sums};
 
 static bool packs(const ce_matmul_kernel *kernel, int n_tokens) {
     return kernel->packing != NULL && n_tokens >= kernel->packing->min_tokens;
@@ -182,7 +178,7 @@ static void pack_tokens(const ce_packing *packing, int t0, int n_tokens, int n_c
     x_packed_bytes = 0;
     for (int t = 0; t < n_tokens; t += CE_PACK_TOKENS) {
         const int n = n_tokens - t < CE_PACK_TOKENS ? n_tokens - t : CE_PACK_TOKENS;
-        const ce_acts x = tokens_from(t0 + t, n_cols);
+        const ce_acts x = ce_acts_from(&all_tokens, t0 + t, n_cols);
         memset(x_packed + x_packed_bytes, 0xff, group_bytes);
         packing->pack(x_packed + x_packed_bytes, &x, n, n_cols);
         x_packed_bytes += group_bytes;
