@@ -351,7 +351,7 @@ int main(int argc, char **argv) {
     parse_options(argc, argv);
     if (ce_select_kernels(NULL, &widest, NULL) != CE_OK ||
         ce_pool_create(chosen.n_threads, &pool, NULL) != CE_OK ||
-        ce_pool_lock(pool, NULL) != CE_OK) {
+        ce_pool_lock(pool, NULL, NULL) != CE_OK) {
         fail("cannot start the threads");
     }
     weights = allocate(chosen.bytes);

@@ -6,8 +6,8 @@
  * The engine never opens files, prints or exits. Every call that can fail returns a
  * ce_status and, where `err` is not NULL, fills it with one line.
  *
- * Threads: evaluations on one engine exclude each other (a mutex inside), so that any
- * thread may use any session as long as no two use the same one at once.
+ * Threads: evaluations on one engine wait for one another. Any thread may use any session; what
+ * one that another thread is using is asked for is refused (CE_ERR_BUSY).
  */
 #ifndef CENGINE_H
 #define CENGINE_H
@@ -32,7 +32,7 @@ typedef enum {
     CE_ERR_NUMERIC = 7,   /* a NaN or infinite router logit; the session is as before the eval */
     CE_ERR_FORKED = 8,    /* used in a process forked after the threads were started */
     CE_ERR_THREADS = 9,   /* the threads could not be started */
-    CE_ERR_BUSY = 10      /* the same session twice in one batch, or in two threads at once */
+    CE_ERR_BUSY = 10      /* a session twice in one batch, or in two threads; or inside a tap */
 } ce_status;
 
 typedef struct {
@@ -246,10 +246,11 @@ int32_t ce_session_n_ctx(const ce_session *session);
 /* Forgets the positions from `length` on. */
 ce_status ce_session_truncate(ce_session *session, int32_t length, ce_error *err);
 /* A new session with the same context, positions and KV bytes. */
-ce_status ce_session_copy(const ce_session *session, ce_session **out, ce_error *err);
+ce_status ce_session_copy(ce_session *session, ce_session **out, ce_error *err);
 /* From any thread: the evaluation under way that holds this session ends with
- * CE_ERR_CANCELLED for all its sessions, within a work chunk. The flag stays up until
- * ce_session_resume, so that a cancel just before an eval is not lost. */
+ * CE_ERR_CANCELLED for all its sessions, within a work chunk, and at once if it still waits for
+ * another one. The flag stays up until ce_session_resume, so that a cancel just before an eval is
+ * not lost. */
 void ce_session_cancel(ce_session *session);
 void ce_session_resume(ce_session *session);
 
@@ -289,9 +290,10 @@ typedef struct {
 
 typedef void (*ce_tap_fn)(void *user, const ce_tap_event *event);
 
-/* Sets (or, with NULL, removes) the tap. It is called from the thread that evaluates. Gate and
- * up share their input: only CE_FFN_GATE is reported; likewise only CE_ATTN_Q of q, k and v. */
-void ce_engine_set_tap(ce_engine *engine, ce_tap_fn fn, void *user);
+/* Sets (or, with NULL, removes) the tap, between two evaluations: waits for the one under way. It
+ * is called from the thread that evaluates. Gate and up share their input: only CE_FFN_GATE is
+ * reported; likewise only CE_ATTN_Q of q, k and v. */
+ce_status ce_engine_set_tap(ce_engine *engine, ce_tap_fn fn, void *user, ce_error *err);
 
 /* cffi: end */
 

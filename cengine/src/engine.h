@@ -71,8 +71,9 @@ typedef struct {
 } ce_scratch;
 
 enum {
-    CE_HEAD_ROWS = 64,   /* rows whose logits are computed together */
-    CE_CHUNK_ROWS = 256, /* most weight rows in one chunk of a matmul */
+    CE_HEAD_ROWS = 64,        /* rows whose logits are computed together */
+    CE_CHUNK_ROWS = 256,      /* most weight rows in one chunk of a matmul */
+    CE_SHARED_INPUT_JOBS = 3, /* most matrices that are multiplied with one input: q, k and v */
     CE_DEFAULT_BATCH_ROWS = 512,
     CE_MAX_BATCH_ROWS = 8192,
     CE_MAX_THREADS = 1024,

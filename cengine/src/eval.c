@@ -32,14 +32,14 @@ static bool project_qkv(const ce_pass *pass, const ce_layer *layer) {
     const struct {
         const ce_weight *weight;
         float *y;
-    } parts[] = {{&layer->q, s->q}, {&layer->k, s->k}, {&layer->v, s->v}};
-    ce_matmul_job jobs[3];
-    for (int i = 0; i < 3; i++)
+    } parts[CE_SHARED_INPUT_JOBS] = {{&layer->q, s->q}, {&layer->k, s->k}, {&layer->v, s->v}};
+    ce_matmul_job jobs[CE_SHARED_INPUT_JOBS];
+    for (int i = 0; i < CE_SHARED_INPUT_JOBS; i++)
         jobs[i] = (ce_matmul_job){.w = ce_weight_matrix(parts[i].weight, 0),
                                   .x = ce_act_view(&s->norm, 0),
                                   .n_tokens = pass->n_rows,
                                   .y = parts[i].y};
-    return ce_matmul(pass, jobs, 3);
+    return ce_matmul(pass, jobs, CE_SHARED_INPUT_JOBS);
 }
 
 static bool project_heads(const ce_pass *pass, const ce_layer *layer) {
@@ -235,8 +235,8 @@ static ce_status take_sessions(ce_engine *engine, ce_item *items, int n_items, b
         items[i].status = CE_OK;
         if (s != NULL && atomic_flag_test_and_set(&s->busy))
             items[i].status = ce_fail(message, CE_ERR_BUSY,
-                                      "the session is being evaluated already, by another thread "
-                                      "or by another item of this batch");
+                                      "the session is being used already, by another thread or by "
+                                      "another item of this batch");
         else {
             held[i] = s != NULL;
             items[i].status = check_item(engine, &items[i], message);
@@ -247,10 +247,11 @@ static ce_status take_sessions(ce_engine *engine, ce_item *items, int n_items, b
     return first;
 }
 
-static void finish_sessions(ce_item *items, int n_items, const bool *held, bool cancelled) {
+/* `end`: of the batch as a whole. */
+static void finish_sessions(ce_item *items, int n_items, const bool *held, ce_status end) {
     for (int i = 0; i < n_items; i++) {
-        if (items[i].status == CE_OK && cancelled)
-            items[i].status = CE_ERR_CANCELLED;
+        if (items[i].status == CE_OK)
+            items[i].status = end;
         if (items[i].status == CE_OK)
             items[i].session->length += items[i].n_ids;
         if (held[i])
@@ -258,11 +259,17 @@ static void finish_sessions(ce_item *items, int n_items, const bool *held, bool 
     }
 }
 
+static ce_status run_items(ce_pass *pass, int n_items, ce_error *err) {
+    cursor at = {0};
+    bool cancelled = ce_cancelled(pass->cancel);
+    while (!cancelled && fill_pass(pass, &at, n_items))
+        cancelled = !run_pass(pass);
+    return cancelled ? ce_fail(err, CE_ERR_CANCELLED, "the evaluation was cancelled") : CE_OK;
+}
+
 static ce_status first_failure(const ce_pass *pass, int n_items, ce_error *err) {
     for (int i = 0; i < n_items; i++)
-        if (pass->items[i].status == CE_ERR_CANCELLED)
-            return ce_fail(err, CE_ERR_CANCELLED, "the evaluation was cancelled");
-        else if (pass->items[i].status == CE_ERR_NUMERIC)
+        if (pass->items[i].status == CE_ERR_NUMERIC)
             return ce_fail(err, CE_ERR_NUMERIC,
                            "layer %d gave router logits that are not finite at position %d: the "
                            "weights are damaged, or were quantized beyond their range",
@@ -277,13 +284,11 @@ ce_status ce_eval(ce_engine *engine, int32_t phase, ce_item *items, int32_t n_it
                        n_items);
     if (phase != CE_PHASE_PROMPT && phase != CE_PHASE_GENERATED)
         return ce_fail(err, CE_ERR_ARGUMENT, "phase %d does not exist", phase);
-    ce_status status = ce_pool_lock(engine->pool, err);
-    if (status != CE_OK)
-        return status;
 
     ce_ok(err);
     bool held[CE_MAX_ITEMS];
-    status = take_sessions(engine, items, n_items, held, err);
+    const ce_status refused = take_sessions(engine, items, n_items, held, err);
+    ce_error *message = refused == CE_OK ? err : NULL;
 
     const atomic_int *flags[CE_MAX_ITEMS];
     ce_cancel cancel = {.flags = flags};
@@ -292,12 +297,11 @@ ce_status ce_eval(ce_engine *engine, int32_t phase, ce_item *items, int32_t n_it
             flags[cancel.n++] = &items[i].session->cancel;
 
     ce_pass pass = {.engine = engine, .phase = (ce_phase)phase, .cancel = &cancel, .items = items};
-    cursor at = {0};
-    bool cancelled = ce_cancelled(&cancel);
-    while (!cancelled && fill_pass(&pass, &at, n_items))
-        cancelled = !run_pass(&pass);
-
-    finish_sessions(items, n_items, held, cancelled);
-    ce_pool_unlock(engine->pool);
-    return status != CE_OK ? status : first_failure(&pass, n_items, err);
+    ce_status end = cancel.n > 0 ? ce_pool_lock(engine->pool, &cancel, message) : refused;
+    if (end == CE_OK) {
+        end = run_items(&pass, n_items, message);
+        ce_pool_unlock(engine->pool);
+    }
+    finish_sessions(items, n_items, held, end);
+    return refused != CE_OK ? refused : end != CE_OK ? end : first_failure(&pass, n_items, err);
 }

@@ -27,7 +27,7 @@ static void multiply_chunk(void *ctx, int64_t chunk, int thread) {
 
 static ce_status run_alone(ce_engine *engine, int64_t n, ce_chunk_fn *fn, limit_loop *loop,
                            ce_error *err) {
-    const ce_status status = ce_pool_lock(engine->pool, err);
+    const ce_status status = ce_pool_lock(engine->pool, NULL, err);
     if (status != CE_OK)
         return status;
     ce_pool_run(engine->pool, n, fn, loop, NULL);

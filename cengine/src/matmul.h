@@ -14,9 +14,10 @@ typedef struct {
     float *y; /* [n_tokens][w.n_rows] */
 } ce_matmul_job;
 
-enum { CE_MAX_JOBS = 64 };
+enum { CE_MAX_JOBS = CE_MAX_EXPERTS };
 
-/* Runs up to CE_MAX_JOBS jobs; false when cancelled. */
+/* Runs up to CE_MAX_JOBS jobs; false when cancelled. Either each has an input of its own, or, of
+ * CE_SHARED_INPUT_JOBS at most, all have one of dim columns. */
 bool ce_matmul(const ce_pass *pass, const ce_matmul_job *jobs, int n_jobs);
 
 /* Whether any kernel of this phase reads the int8 form of `a`. */

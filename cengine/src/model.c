@@ -13,8 +13,7 @@ enum {
     MAX_DIM = 1 << 17,
     MAX_HEADS = 1024,
     MAX_HEAD_DIM = 1024,
-    MAX_VOCAB = 1 << 22,
-    MAX_EXPERTS = 64
+    MAX_VOCAB = 1 << 22
 };
 
 static bool in_range(int32_t x, int32_t lo, int32_t hi) { return x >= lo && x <= hi; }
@@ -31,7 +30,7 @@ ce_status ce_check_hparams(const ce_hparams *hp, ce_error *err) {
         {"n_kv_heads", hp->n_kv_heads, 1, hp->n_heads},
         {"head_dim", hp->head_dim, 2, MAX_HEAD_DIM},
         {"n_vocab", hp->n_vocab, 1, MAX_VOCAB},
-        {"n_experts", hp->n_experts, 0, MAX_EXPERTS},
+        {"n_experts", hp->n_experts, 0, CE_MAX_EXPERTS},
         {"n_experts_used", hp->n_experts_used, hp->n_experts > 0 ? 1 : 0, hp->n_experts},
         {"sliding_window", hp->sliding_window, 0, INT32_MAX},
     };

@@ -6,6 +6,8 @@
 #include "kernels.h"
 #include "weights.h"
 
+enum { CE_MAX_EXPERTS = 64 };
+
 typedef struct {
     const float *attn_norm; /* [dim] */
     ce_weight q;            /* [n_heads * head_dim][dim] */

@@ -14,6 +14,8 @@ typedef struct {
 
 /* ---- Router ---- */
 
+_Static_assert(CE_MAX_EXPERTS <= 64, "top_k has a bit for each");
+
 /* The n_used largest of logits, best first; of equal ones the lowest index. */
 static void top_k(const float *logits, int n_experts, int n_used, int32_t *chosen) {
     uint64_t taken = 0;
@@ -98,7 +100,7 @@ static void sort_pairs(const ce_pass *pass) {
     for (int e = 0; e < m->n_experts; e++)
         s->expert_begin[e + 1] += s->expert_begin[e];
 
-    int32_t next[CE_MAX_JOBS];
+    int32_t next[CE_MAX_EXPERTS];
     memcpy(next, s->expert_begin, (size_t)m->n_experts * sizeof *next);
     for (int c = 0; c < n_choices; c++) {
         const int expert = s->chosen[c];

@@ -13,6 +13,7 @@
 
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -46,7 +47,10 @@ struct ce_pool {
     void *ctx;
     const ce_cancel *cancel;
 
-    pthread_mutex_t use_lock; /* ce_pool_lock */
+    pthread_mutex_t use_lock; /* of in_use and user */
+    pthread_cond_t next;      /* nobody uses the pool, or a flag was raised that ends the wait */
+    bool in_use;              /* by the thread `user`, see ce_pool_lock */
+    pthread_t user;
     pthread_mutex_t sleep_lock;
     pthread_cond_t work, done;
     atomic_int n_sleeping;      /* workers in `work` */
@@ -242,6 +246,25 @@ void ce_pool_run(ce_pool *pool, int64_t n_chunks, ce_chunk_fn *fn, void *ctx,
 
 /* ---- Life ---- */
 
+/* They leave signals to the program, which may wait for them in a thread of its own, but for those
+ * that a thread brings about itself. Returns an errno. */
+static int start_workers(ce_pool *pool) {
+    static const int own[] = {SIGBUS, SIGSEGV, SIGILL, SIGFPE, SIGTRAP, SIGSYS, SIGABRT};
+    sigset_t blocked, before;
+    sigfillset(&blocked);
+    for (size_t i = 0; i < sizeof own / sizeof own[0]; i++)
+        sigdelset(&blocked, own[i]);
+    pthread_sigmask(SIG_SETMASK, &blocked, &before);
+    int code = 0;
+    for (int i = 0; i < pool->n_threads - 1 && code == 0; i++) {
+        pool->workers[i] = (worker){.pool = pool, .index = i + 1};
+        code = pthread_create(&pool->threads[i], NULL, worker_main, &pool->workers[i]);
+        pool->n_started += code == 0;
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return code;
+}
+
 ce_status ce_pool_create(int n_threads, ce_pool **out, ce_error *err) {
     ce_pool *pool = ce_alloc_zeroed(sizeof *pool);
     if (pool == NULL)
@@ -251,6 +274,7 @@ ce_status ce_pool_create(int n_threads, ce_pool **out, ce_error *err) {
     /* More threads than cores: a spinning thread would only keep a working one waiting. */
     pool->spin = n_threads <= ce_default_threads();
     pthread_mutex_init(&pool->use_lock, NULL);
+    pthread_cond_init(&pool->next, NULL);
     pthread_mutex_init(&pool->sleep_lock, NULL);
     pthread_cond_init(&pool->work, NULL);
     pthread_cond_init(&pool->done, NULL);
@@ -262,15 +286,12 @@ ce_status ce_pool_create(int n_threads, ce_pool **out, ce_error *err) {
         ce_pool_free(pool);
         return ce_fail(err, CE_ERR_MEMORY, "out of memory for %d threads", n_threads);
     }
-    for (int i = 0; i < n_threads - 1; i++) {
-        pool->workers[i] = (worker){.pool = pool, .index = i + 1};
-        int code = pthread_create(&pool->threads[i], NULL, worker_main, &pool->workers[i]);
-        if (code != 0) {
-            ce_pool_free(pool);
-            return ce_fail(err, CE_ERR_THREADS, "cannot start thread %d of %d: %s", i + 2,
-                           n_threads, strerror(code));
-        }
-        pool->n_started++;
+    const int code = start_workers(pool);
+    if (code != 0) {
+        const int thread = pool->n_started + 2;
+        ce_pool_free(pool);
+        return ce_fail(err, CE_ERR_THREADS, "cannot start thread %d of %d: %s", thread, n_threads,
+                       strerror(code));
     }
     *out = pool;
     return CE_OK;
@@ -289,6 +310,7 @@ void ce_pool_free(ce_pool *pool) {
             pthread_join(pool->threads[i], NULL);
         pthread_cond_destroy(&pool->work);
         pthread_cond_destroy(&pool->done);
+        pthread_cond_destroy(&pool->next);
         pthread_mutex_destroy(&pool->sleep_lock);
         pthread_mutex_destroy(&pool->use_lock);
     }
@@ -300,13 +322,39 @@ void ce_pool_free(ce_pool *pool) {
 
 int ce_pool_threads(const ce_pool *pool) { return pool->n_threads; }
 
-ce_status ce_pool_lock(ce_pool *pool, ce_error *err) {
+/* ---- Use ---- */
+
+ce_status ce_pool_lock(ce_pool *pool, const ce_cancel *cancel, ce_error *err) {
     if (pool->pid != getpid())
         return ce_fail(err, CE_ERR_FORKED,
                        "the model was loaded before this process was forked; its threads stayed in "
                        "the parent: load the model in the child");
     pthread_mutex_lock(&pool->use_lock);
-    return CE_OK;
+    const bool is_mine = pool->in_use && pthread_equal(pool->user, pthread_self());
+    while (pool->in_use && !is_mine && !ce_cancelled(cancel))
+        pthread_cond_wait(&pool->next, &pool->use_lock);
+    const bool was_free = !pool->in_use;
+    if (was_free) {
+        pool->in_use = true;
+        pool->user = pthread_self();
+    }
+    pthread_mutex_unlock(&pool->use_lock);
+    if (is_mine)
+        return ce_fail(err, CE_ERR_BUSY, "the engine cannot be used from inside a tap");
+    return was_free ? CE_OK : ce_fail(err, CE_ERR_CANCELLED, "the evaluation was cancelled");
 }
 
-void ce_pool_unlock(ce_pool *pool) { pthread_mutex_unlock(&pool->use_lock); }
+void ce_pool_unlock(ce_pool *pool) {
+    pthread_mutex_lock(&pool->use_lock);
+    pool->in_use = false;
+    pthread_cond_signal(&pool->next);
+    pthread_mutex_unlock(&pool->use_lock);
+}
+
+void ce_pool_end_waits(ce_pool *pool) {
+    if (pool->pid != getpid())
+        return;
+    pthread_mutex_lock(&pool->use_lock);
+    pthread_cond_broadcast(&pool->next);
+    pthread_mutex_unlock(&pool->use_lock);
+}

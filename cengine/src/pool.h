@@ -27,10 +27,13 @@ ce_status ce_pool_create(int n_threads, ce_pool **out, ce_error *err);
 void ce_pool_free(ce_pool *pool);
 int ce_pool_threads(const ce_pool *pool);
 
-/* Exclusive use of the pool, from any thread. CE_ERR_FORKED in a process that was forked after
- * the pool was created: its threads stayed behind in the parent. */
-ce_status ce_pool_lock(ce_pool *pool, ce_error *err);
+/* Exclusive use of the pool, from any thread. CE_ERR_CANCELLED if `cancel` (may be NULL) is raised
+ * while another thread has it; CE_ERR_BUSY if this one has it; CE_ERR_FORKED in a process that was
+ * forked after the pool was created: its threads stayed behind in the parent. */
+ce_status ce_pool_lock(ce_pool *pool, const ce_cancel *cancel, ce_error *err);
 void ce_pool_unlock(ce_pool *pool);
+/* Those who wait for the lock look at their flags; for who has raised one. */
+void ce_pool_end_waits(ce_pool *pool);
 
 /* fn(ctx, i, thread) for every i < n_chunks (less than 2^32), in no order; returns when all are
  * done, or, once `cancel` (may be NULL) is raised, when the chunks under way are. The lock must be

@@ -94,7 +94,7 @@ ce_status ce_engine_repack(ce_engine *engine, const ce_tensor *t, uint64_t *n_by
     mat_span mats;
     ce_status status = find_matrices(engine, t, &mats, err);
     if (status == CE_OK)
-        status = ce_pool_lock(engine->pool, err);
+        status = ce_pool_lock(engine->pool, NULL, err);
     if (status != CE_OK)
         return status;
     for (int i = 0; i < mats.n && status == CE_OK; i++) {
@@ -135,7 +135,7 @@ ce_status ce_engine_use_repacked(ce_engine *engine, const ce_tensor *t, const vo
         return status;
     status = check_repacked(t, mats, repacked, size, err);
     if (status == CE_OK)
-        status = ce_pool_lock(engine->pool, err);
+        status = ce_pool_lock(engine->pool, NULL, err);
     if (status != CE_OK)
         return status;
     const uint8_t *next = repacked;

@@ -51,10 +51,11 @@ void ce_scratch_lay_out(ce_scratch *s, ce_arena *arena, const ce_hparams *hp, in
     const uint64_t attend_bytes = ce_attend_scratch(
         hp->head_dim, group > kernels->attend_queries ? group : kernels->attend_queries);
     const uint64_t n_splits = CE_SPLIT_ROWS * CE_MAX_SPLITS;
-    /* Each expert's last rows may not fill a group. Matrices that share an input may want it packed
-     * in two ways; they have max_dim columns. */
+    /* Each expert's last rows may not fill a group. Matrices that share an input may each want it
+     * packed in their own way; they have max_dim columns. */
     const uint64_t pack_groups = pairs / CE_PACK_TOKENS + n_experts;
-    const int pack_cols = 2 * max_dim > hp->ffn_dim ? 2 * max_dim : hp->ffn_dim;
+    const int shared_cols = CE_SHARED_INPUT_JOBS * max_dim;
+    const int pack_cols = shared_cols > hp->ffn_dim ? shared_cols : hp->ffn_dim;
     const uint64_t pack_bytes =
         (uint64_t)(pack_cols / CE_ACT_BLOCK) * (uint64_t)pack_block_bytes(kernels);
     *s = (ce_scratch){

@@ -65,33 +65,50 @@ int32_t ce_session_length(const ce_session *session) { return session->length; }
 
 int32_t ce_session_n_ctx(const ce_session *session) { return session->n_ctx; }
 
-ce_status ce_session_truncate(ce_session *session, int32_t length, ce_error *err) {
-    if (length < 0 || length > session->length)
-        return ce_fail(err, CE_ERR_ARGUMENT, "cannot truncate %d positions to %d", session->length,
-                       length);
-    if (atomic_flag_test_and_set(&session->busy))
-        return ce_fail(err, CE_ERR_BUSY, "the session is being evaluated by another thread");
-    session->length = length;
-    atomic_flag_clear(&session->busy);
-    return ce_ok(err);
+static ce_status hold(ce_session *session, ce_error *err) {
+    return atomic_flag_test_and_set(&session->busy)
+               ? ce_fail(err, CE_ERR_BUSY, "the session is being used by another thread")
+               : ce_ok(err);
 }
 
-ce_status ce_session_copy(const ce_session *session, ce_session **out, ce_error *err) {
-    const ce_hparams *hp = &session->engine->model.hp;
-    ce_session *copy;
-    ce_status status =
-        ce_session_create(session->engine, session->n_ctx, session->kv_type, &copy, err);
+static void let_go(ce_session *session) { atomic_flag_clear(&session->busy); }
+
+ce_status ce_session_truncate(ce_session *session, int32_t length, ce_error *err) {
+    ce_status status = hold(session, err);
     if (status != CE_OK)
         return status;
+    if (length < 0 || length > session->length)
+        status = ce_fail(err, CE_ERR_ARGUMENT, "cannot truncate %d positions to %d",
+                         session->length, length);
+    else
+        session->length = length;
+    let_go(session);
+    return status;
+}
+
+static void copy_positions(ce_session *copy, const ce_session *session) {
+    const ce_hparams *hp = &session->engine->model.hp;
     const int64_t n_planes = (int64_t)hp->n_layers * 2 * hp->n_kv_heads;
     for (int64_t p = 0; p < n_planes; p++)
         memcpy(kv_plane(copy, p), kv_plane(session, p),
                (size_t)session->length * session->row_bytes);
     copy->length = session->length;
-    *out = copy;
-    return CE_OK;
 }
 
-void ce_session_cancel(ce_session *session) { atomic_store(&session->cancel, 1); }
+ce_status ce_session_copy(ce_session *session, ce_session **out, ce_error *err) {
+    ce_status status = hold(session, err);
+    if (status != CE_OK)
+        return status;
+    status = ce_session_create(session->engine, session->n_ctx, session->kv_type, out, err);
+    if (status == CE_OK)
+        copy_positions(*out, session);
+    let_go(session);
+    return status;
+}
+
+void ce_session_cancel(ce_session *session) {
+    atomic_store(&session->cancel, 1);
+    ce_pool_end_waits(session->engine->pool);
+}
 
 void ce_session_resume(ce_session *session) { atomic_store(&session->cancel, 0); }

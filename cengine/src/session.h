@@ -12,7 +12,7 @@ struct ce_session {
     size_t row_bytes; /* one position of one KV head: head_dim elements */
     uint8_t *kv;      /* [n_layers][2: keys, values][n_kv_heads][n_ctx][row_bytes] */
     atomic_int cancel;
-    atomic_flag busy; /* held by an evaluation */
+    atomic_flag busy; /* held by who reads or writes length or kv */
 };
 
 enum { CE_KEYS = 0, CE_VALUES = 1 };

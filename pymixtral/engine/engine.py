@@ -297,18 +297,22 @@ class Engine(Handle):
         """Within the context, `show` is called with the inputs of every matrix that is used.
 
         It is called from inside evaluations, and what it raises is raised by them no more than
-        printed; keep it simple. Evaluations of other threads are shown as well.
+        printed; keep it simple. It may not use the engine. Evaluations of other threads are shown
+        as well; the context is entered, and left, between two of them.
         """
         user = ffi.new_handle(show)
-        with self._use() as engine:
-            lib.ce_engine_set_tap(engine, lib.ce_tap_to_python, user)
+        self._set_tap(lib.ce_tap_to_python, user)
         self._is_tapped = True
         try:
             yield
         finally:
             self._is_tapped = False
-            with self._use() as engine:
-                lib.ce_engine_set_tap(engine, ffi.NULL, ffi.NULL)
+            self._set_tap(ffi.NULL, ffi.NULL)
+
+    def _set_tap(self, function: Any, user: Any) -> None:
+        with self._use() as engine:
+            error = ffi.new("ce_error *")
+            check(lib.ce_engine_set_tap(engine, function, user, error), error)
 
     def close(self) -> None:
         """Cancels what runs, and frees the sessions and the engine. Closing twice is allowed."""

@@ -8,12 +8,13 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from reference.tiny import TINY_MODELS, TinyModel, random_ids, random_weights
-from reference.tiny_engine import BLOCK_MODEL, tiny_engine
+from reference.tiny_engine import BLOCK_MODEL, tiny_engine, tiny_tensors
 
 from pymixtral.engine import (
     Engine,
@@ -21,6 +22,7 @@ from pymixtral.engine import (
     EngineTensor,
     EvalItem,
     Phase,
+    Session,
     TapEvent,
     default_threads,
     kv_bytes,
@@ -205,6 +207,59 @@ def test_close_ends_a_running_evaluation() -> None:
     thread.join(timeout=60)
     assert not thread.is_alive()
     assert isinstance(outcome[0], EvalCancelled)
+
+
+@contextmanager
+def evaluating(session: Session) -> Iterator[threading.Thread]:
+    """A thread evaluates a prompt that would take a minute, and is cancelled at the end."""
+    outcome: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            session.eval(np.ones(4000, np.int32), Phase.PROMPT)
+        except PymixtralError as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        with suppress(EngineError):
+            while True:  # until the session is held
+                session.truncate(0)
+        yield thread
+    finally:
+        session.cancel()
+        thread.join(timeout=60)
+    assert not thread.is_alive()
+    assert isinstance(outcome[0], EvalCancelled)
+
+
+def test_a_session_is_used_by_one_thread() -> None:
+    engine = slow_engine()
+    session = engine.session(4096)
+    with evaluating(session):
+        for use in (
+            lambda: session.eval([1], Phase.PROMPT),
+            lambda: session.truncate(0),
+            session.copy,
+        ):
+            with pytest.raises(EngineError, match="by another thread"):
+                use()
+    engine.close()
+
+
+def test_cancel_of_an_evaluation_that_waits_for_another() -> None:
+    engine = slow_engine()
+    busy, waiting = engine.session(4096), engine.session(8)
+    with evaluating(busy) as thread:
+        timer = threading.Timer(0.1, waiting.cancel)
+        timer.start()
+        with pytest.raises(EvalCancelled):
+            waiting.eval([1, 2], Phase.PROMPT)
+        assert thread.is_alive()
+    waiting.resume()
+    waiting.eval([1, 2], Phase.PROMPT)
+    engine.close()
 
 
 def test_threads_share_an_engine(engine: Engine) -> None:
@@ -410,6 +465,70 @@ def test_tap_shows_inputs_and_choices(engine: Engine) -> None:
                 assert event.x.shape[1] == width
                 assert all(event.expert in chosen[int(p)] for p in event.position)
     assert any(e.role == TensorRole.OUTPUT for e in events)
+
+
+def test_the_engine_cannot_be_used_from_inside_a_tap(engine: Engine) -> None:
+    session, other = engine.session(8), engine.session(8)
+    refusals = []
+
+    def show(_: object) -> None:
+        with pytest.raises(EngineError, match="from inside a tap") as caught:
+            other.eval([1], Phase.PROMPT)
+        refusals.append(caught)
+
+    with engine.tap(show):
+        session.eval([1, 2], Phase.PROMPT)
+    assert refusals
+
+
+def test_a_tap_is_left_between_two_evaluations(engine: Engine) -> None:
+    session = engine.session(8)
+    shown, go_on, left = threading.Event(), threading.Event(), threading.Event()
+
+    def show(_: object) -> None:
+        shown.set()
+        go_on.wait()
+
+    def leave() -> None:
+        with engine.tap(show):
+            evaluation.start()
+            shown.wait()
+        left.set()
+
+    evaluation = threading.Thread(target=session.eval, args=([1, 2], Phase.PROMPT))
+    leaving = threading.Thread(target=leave)
+    leaving.start()
+    shown.wait()
+    assert not left.wait(0.2)
+    go_on.set()
+    assert left.wait(60)
+    evaluation.join()
+    leaving.join()
+
+
+@pytest.mark.parametrize("tier", [name for name, supported in tiers().items() if supported])
+def test_an_input_that_is_wanted_in_three_forms(tier: str) -> None:
+    """AMX packs the inputs of these three types differently, and all at once."""
+    model = TinyModel(
+        n_heads=8, n_kv_heads=8, head_dim=32, dim=256, ffn_dim=256, n_experts=0, n_experts_used=0,
+        n_vocab=64, n_layers=1,
+    )  # fmt: skip
+    types = {"ATTN_Q": "Q4_0", "ATTN_K": "Q4_K", "ATTN_V": "Q5_1"}
+    tensors = {
+        name: {tensor.role: tensor for tensor in tiny_tensors(model, name)}
+        for name in {"F32", *types.values()}
+    }
+    mixed = [
+        tensors[types.get(tensor.role.name, "F32")][tensor.role]
+        for tensor in tensors["F32"].values()
+    ]
+    ids = random_ids(model, 256)
+    whole, pieces = (
+        Engine(model, mixed, EngineOptions(threads=1, batch_rows=rows, tier=tier))
+        for rows in (256, 16)
+    )
+    expected = pieces.session(256).eval(ids, Phase.PROMPT, 256)
+    assert whole.session(256).eval(ids, Phase.PROMPT, 256).tobytes() == expected.tobytes()
 
 
 def test_router_ties_go_to_the_lowest_index() -> None:
