@@ -60,6 +60,7 @@ class Ours:
         layout = ", repacked" if repack else ""
         self.name = f"pymixtral ({self.llm.engine.tier}, KV {kv_type}{layout})"
         self._sessions = [self.llm.new_session() for _ in range(n_sequences)]
+        self._kv_type = kv_type
         self._depth = 0
         self.cores_used = 0.0  # CPU time over time, of the last measurement
         self.measure("prefill", WARM_UP_IDS)
@@ -67,13 +68,16 @@ class Ours:
         self.measure("decode", WARM_UP_IDS)
 
     def bytes_per_token(self, ids: list[int]) -> int:
-        """Of the weights that a generated token needs: of several sessions, its share of a step.
+        """That a generated token needs, after what fills the context: weights, keys and values.
+
+        Of several sessions, its share of the weights of a step.
 
         Experts that no session chose are not read; how many are is counted while they take `ids`.
         """
         gguf, hparams, n = self.llm.file.gguf, self.llm.file.hparams, len(self._sessions)
         if n == 1:
-            return round(decode_cost(gguf, hparams, 0, 1).n_bytes)
+            cost = decode_cost(gguf, hparams, self._depth, len(ids), self._kv_type)
+            return round(cost.n_bytes / len(ids))
         n_read = 0
 
         def count(event: TapEvent) -> None:
@@ -202,6 +206,14 @@ PEER_DEFAULTS = {
 def shown(package: str, settings: dict[str, int]) -> str:
     """The settings that tell peers of a package apart."""
     return ", ".join(f"{key} {settings[key]:d}" for key in PEER_DEFAULTS[package])
+
+
+def at_least_one(text: str) -> int:
+    """For argparse: a count."""
+    count = int(text)
+    if count < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return count
 
 
 def peer_settings(text: str) -> dict[str, int]:

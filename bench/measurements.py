@@ -17,7 +17,7 @@ from bandwidth import ReadBandwidth
 from cold_start import N_CTX, PeerProgram, our_program
 from contenders import WARM_UP_IDS, Contender, Ours, Peer, PeerError
 from race import Race, Result
-from results import RATIO, Figure, Record, Speed, Trial, best_trial
+from results import BANDWIDTH, RATIO, Figure, Record, Speed, Trial, best_trial
 from targets import MEMORY_ERROR, NONE, Row
 
 from pymixtral import Phase, PymixtralError
@@ -61,6 +61,7 @@ def measure(row: Row, setup: Setup) -> Record:
         return _measure_memory(row, setup)
     if row.test == "first token":
         return _measure_first_token(row, setup)
+    _check_context(row, setup)
     sweep = run_sweep(
         row, lambda settings: _start_peer(row, setup, settings), _random_ids(row, setup)
     )
@@ -121,7 +122,7 @@ def _race(row: Row, setup: Setup, sweep: list[Trial]) -> Record:
         our_result, peer_result = race.results()
         figures = [Figure(RATIO, peer_result.ours_over_this, row.ratio)]
         if our_result.bandwidth_fraction is not None and not row.depth:
-            what = f"of the read bandwidth, {max(race.bandwidths) / 1e9:.1f} GB/s"
+            what = f"{BANDWIDTH}, {max(race.bandwidths) / 1e9:.1f} GB/s"
             figures.append(Figure(what, our_result.bandwidth_fraction, row.part_of_limit))
         if row.test == "prefill" and not row.depth:
             limits = measure_limits(engine)
@@ -233,6 +234,13 @@ def _random_ids(row: Row, setup: Setup, seed: int = 0) -> list[int]:
     """Those of the depth, then those of the test."""
     n_vocab = _n_vocab(setup.path(row))
     return np.random.default_rng(seed).integers(0, n_vocab, row.depth + _n_tokens(row)).tolist()
+
+
+def _check_context(row: Row, setup: Setup) -> None:
+    """That the model has room for the row, before the peer is swept through its settings."""
+    file = open_model(setup.path(row))
+    with closing(file.gguf):
+        file.choose_n_ctx(_n_ctx(row))
 
 
 @cache

@@ -23,8 +23,18 @@ from typing import Any
 
 import numpy as np
 from bandwidth import ReadBandwidth
-from contenders import PEER_DEFAULTS, WARM_UP_IDS, Ours, Peer, PeerError, peer_settings
+from contenders import (
+    PEER_DEFAULTS,
+    WARM_UP_IDS,
+    Ours,
+    Peer,
+    PeerError,
+    at_least_one,
+    peer_settings,
+)
 from race import Race, print_table
+
+from pymixtral import FormatError, PymixtralError
 
 
 @contextmanager
@@ -60,8 +70,10 @@ def loaded(options: argparse.Namespace) -> Iterator[tuple[Ours, list[Peer]]]:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path)
-    parser.add_argument("-p", "--prompt", type=int, default=512, help="tokens read (512)")
-    parser.add_argument("-n", "--generate", type=int, default=32, help="tokens generated (32)")
+    parser.add_argument("-p", "--prompt", type=at_least_one, default=512, help="tokens read (512)")
+    parser.add_argument(
+        "-n", "--generate", type=at_least_one, default=32, help="tokens generated (32)"
+    )
     parser.add_argument(
         "--depth", type=int, default=0, help="tokens in the context before both tests (0)"
     )
@@ -73,7 +85,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--kv-type", default="f16", help="of our KV cache: f16, q8_0 or f32 (f16)")
     parser.add_argument("--repack", action="store_true", help="our weights repacked")
-    parser.add_argument("-r", "--rounds", type=int, default=5, help="rounds (5)")
+    parser.add_argument("-r", "--rounds", type=at_least_one, default=5, help="rounds (5)")
     parser.add_argument("-t", "--threads", type=int, help="default: all that may be used")
     parser.add_argument("--seed", type=int, default=0, help="of the token ids (0)")
     parser.add_argument(
@@ -115,7 +127,7 @@ def run(ours: Ours, peers: list[Peer], options: argparse.Namespace) -> Race:
 def main() -> None:
     try:
         race_and_print(parse_arguments())
-    except PeerError as error:
+    except (PeerError, PymixtralError, FormatError) as error:
         raise SystemExit(f"error: {error}") from None
 
 

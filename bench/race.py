@@ -45,14 +45,19 @@ class Race:
     def run_round(
         self, contenders: Sequence[Contender], bandwidth: ReadBandwidth | None, ids: list[int]
     ) -> None:
-        if bandwidth is not None:
-            self.bandwidths.append(bandwidth.measure())
+        self._measure(bandwidth)
         for test, n in self.sizes.items():
             for contender in contenders:
                 time.sleep(PAUSE)
                 seconds = contender.measure(test, ids[:n])
                 speeds = self.speeds.setdefault(test, {})
                 speeds.setdefault(contender.name, []).append(n / seconds)
+        self._measure(bandwidth)
+
+    def _measure(self, bandwidth: ReadBandwidth | None) -> None:
+        """Before a round and after it: memory may become faster meanwhile."""
+        if bandwidth is not None:
+            self.bandwidths.append(bandwidth.measure())
 
     def results(self) -> Iterator[Result]:
         """One result for each test and contender; the first contender is ours."""

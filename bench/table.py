@@ -1,7 +1,8 @@
-"""Measures the table of targets, and writes bench/RESULTS.md.
+"""Measures the table of targets, and writes it as Markdown.
 
     python bench/table.py --list
-    python bench/table.py --models FOLDER --peer-python PEER/bin/python --ik-python IK/bin/python
+    python bench/table.py --models FOLDER --peer-python PEER/bin/python --ik-python IK/bin/python \
+        --repack --out RESULTS.md
     python bench/table.py ... --row decode-Q4_0 --row first-token --again
 
 For each row, first the sweep: the peer alone, with each of its settings. Then we race the best of
@@ -13,10 +14,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from contenders import PeerError
+from contenders import PeerError, at_least_one
 from facts import facts_of_run
 from measurements import Setup, measure, say
 from results import Record, append_record, is_done, read_records, render
@@ -24,8 +25,6 @@ from targets import MODELS, ROWS, Row
 
 from pymixtral import FormatError, PymixtralError
 from pymixtral.engine import default_threads
-
-BENCH = Path(__file__).parent
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -47,12 +46,17 @@ def parse_arguments() -> argparse.Namespace:
         "--row", action="append", choices=names, metavar="NAME", help="only this; can be repeated"
     )
     parser.add_argument("--again", action="store_true", help="measure rows anew that have results")
-    parser.add_argument("-r", "--rounds", type=int, default=5, help="rounds of a race (5)")
+    parser.add_argument("-r", "--rounds", type=at_least_one, default=5, help="rounds of a race (5)")
     parser.add_argument("-t", "--threads", type=int, help="default: all that may be used")
     parser.add_argument(
         "--repack", action="store_true", help="our weights repacked, where speeds are raced"
     )
-    parser.add_argument("--out", type=Path, default=BENCH / "RESULTS.md", help="bench/RESULTS.md")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("RESULTS.md"),
+        help="what to write, and to go on with (./RESULTS.md)",
+    )
     return parser.parse_args()
 
 
@@ -65,6 +69,7 @@ def main() -> None:
     kept = options.out.with_suffix(".jsonl")
     records = read_records(kept)
     setup = make_setup(options)
+    check_machine(setup, records, options.out)
     for row in ROWS:
         if options.row and row.name not in options.row:
             continue
@@ -81,6 +86,15 @@ def main() -> None:
         records = read_records(kept)
         options.out.write_text(render(ROWS, records), encoding="utf-8")
     say(f"wrote {options.out}")
+
+
+def check_machine(setup: Setup, records: Mapping[str, Record], out: Path) -> None:
+    """One table is of one machine."""
+    others = {record.facts["CPU"] for record in records.values()} - {setup.facts["CPU"]}
+    if others:
+        raise SystemExit(
+            f"error: {out} has results of another CPU ({', '.join(others)}); choose another --out"
+        )
 
 
 def list_rows(rows: Sequence[Row]) -> None:

@@ -63,7 +63,7 @@ def write_packed(
     total = sum(header.sizes.values())
     with GGUFWriter(out, alignment=ALIGNMENT, check=lambda path: _check(path, header)) as writer:
         hashes_info = declare_packed(writer, header)
-        check_room(out, hashes_info.offset + hashes_info.n_bytes, free_bytes(out))
+        _check_room(out, hashes_info.offset + hashes_info.n_bytes)
         hashes, done = [], 0
         for name in header.sizes:
             digest = hashlib.sha256()
@@ -76,6 +76,19 @@ def write_packed(
             gguf.release(name)
             hashes.append(digest.digest())
         writer.write(HASHES, b"".join(hashes))
+
+
+def _check_room(out: Path, n_bytes: int) -> None:
+    """As `check_room`; the file that would be replaced may be what takes the room."""
+    try:
+        check_room(out, n_bytes, free_bytes(out))
+    except OSError as error:
+        if out.is_file():
+            error.strerror = (
+                f"{error.strerror}; to delete it first frees {out.stat().st_size:,} bytes, and "
+                "loses nothing that the model has not"
+            )
+        raise
 
 
 def declare_packed(writer: GGUFWriter, header: PackedHeader) -> TensorInfo:

@@ -128,7 +128,7 @@ class LoadedEngine(NamedTuple):
 
     Attributes:
         layout: of the weights that can be repacked.
-        warnings: why a packed file that lies beside the model is not used.
+        warnings: why weights are not in the layout that was asked for or lies beside the model.
     """
 
     engine: ce.Engine
@@ -162,7 +162,7 @@ def create_engine(
     """
     need, available = model.memory_need(n_ctx, kv_type, options, n_sessions), available_bytes()
     if check_memory:
-        check_fits(need, n_ctx, available)
+        check_fits(need, n_ctx, available, n_sessions)
     tensors = _engine_tensors(model.gguf)
     engine = ce.Engine(model.hparams, list(tensors.values()), options)
     try:
@@ -173,6 +173,9 @@ def create_engine(
         )
         if repack and layout is WeightLayout.ROWS:
             layout = _copy(engine, model.gguf, tensors, progress)
+            if layout is WeightLayout.ROWS:
+                reason = f"tier {engine.tier} has no other layout for this model's weights"
+                warnings += (f"repack changes nothing: {reason}",)
         elif need.fits(available):
             engine.read_ahead()
     except BaseException:

@@ -49,12 +49,12 @@ def format_gb(n_bytes: int) -> str:
     return f"{n_bytes / GB:.2f} GB" if n_bytes >= GB else f"{n_bytes / 1_000_000:.1f} MB"
 
 
-def check_fits(need: MemoryNeed, n_ctx: int, available: int | None) -> None:
+def check_fits(need: MemoryNeed, n_ctx: int, available: int | None, n_sessions: int = 1) -> None:
     """Refuses a model that does not fit.
 
     Args:
         need: what the model takes.
-        n_ctx: the context that `need.kv_cache` is for.
+        n_ctx: the context that `need.kv_cache` is for, in each of `n_sessions`.
         available: bytes that are free for it; None if unknown, which refuses nothing.
 
     Raises:
@@ -62,17 +62,28 @@ def check_fits(need: MemoryNeed, n_ctx: int, available: int | None) -> None:
     """
     if available is None or need.fits(available):
         return
-    spare = available - need.weights - need.scratch
-    shorter = int(n_ctx * spare / need.kv_cache) if need.kv_cache else 0
-    advice = (
-        f"use a context of at most {shorter} instead of {n_ctx}"
-        if shorter >= min(n_ctx, 512)
-        else "use a file with fewer bits per weight, or a machine with more memory"
-    )
+    advice = ", or ".join(_advice(need, n_ctx, available, n_sessions))
     raise InsufficientMemoryError(
         f"not enough memory: {need} are needed, {format_gb(available)} are available; {advice}, "
         "or skip this check (--no-memory-check, check_memory=False)"
     )
+
+
+def _advice(need: MemoryNeed, n_ctx: int, available: int, n_sessions: int) -> list[str]:
+    """What would fit."""
+    spare = available - need.weights - need.scratch
+    part = max(0.0, spare / need.kv_cache) if need.kv_cache else 0.0
+    shorter, fewer = int(n_ctx * part), int(n_sessions * part)
+    advice = []
+    if shorter >= min(n_ctx, 512):
+        advice.append(f"use a context of at most {shorter} instead of {n_ctx}")
+    if n_sessions > 1 and fewer >= 1:
+        advice.append(f"answer at most {fewer} prompts at a time instead of {n_sessions}")
+    if advice:
+        return advice
+    if need.weights + need.kv_cache <= available:
+        return ["use fewer batch_rows"]
+    return ["use a file with fewer bits per weight, or a machine with more memory"]
 
 
 def available_bytes() -> int | None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pymixtral.engine import Engine
+from pymixtral.engine import Engine, kv_bytes
 from pymixtral.formats.gguf import GGUFFile, TensorInfo
 from pymixtral.formats.hparams import HParams
 from pymixtral.formats.names import TensorRole, parse_name
@@ -34,7 +34,8 @@ class Cost:
     """What a measurement's passes need at least.
 
     Attributes:
-        n_bytes: weights, read once in each pass.
+        n_bytes: weights, read once in each pass; for a generated token also the context's keys
+            and values.
         n_products: multiply-adds, of weights and of attention.
     """
 
@@ -48,29 +49,36 @@ class Cost:
 
 
 def prefill_cost(gguf: GGUFFile, hparams: HParams, n_tokens: int, batch_rows: int) -> Cost:
-    """Of reading a prompt: all experts are visited, and only the last token's logits computed.
+    """Of reading a prompt, whose tokens choose experts as if by lot.
 
-    Of the last layer, the other tokens need keys and values alone.
+    Only the last token's logits are computed; of the last layer, the others need keys and values
+    alone.
     """
     n_bytes = 0.0
     n_products = _attention_products(hparams, range(n_tokens), hparams.n_layers - 1)
     n_products += _attention_products(hparams, range(n_tokens - 1, n_tokens), 1)
-    n_passes = -(-n_tokens // batch_rows)
+    passes = [min(batch_rows, n_tokens - at) for at in range(0, n_tokens, batch_rows)]
     for tensor, role, layer in _matrices(gguf, hparams):
         share = _share_used(role, hparams)
         n_rows = _prompt_rows(role, layer, hparams, n_tokens)
-        n_bytes += tensor.n_bytes * (share if n_rows == 1 else n_passes)
+        in_passes = passes if n_rows == n_tokens else [n_rows]
+        # What no token of a pass has chosen is not read.
+        n_bytes += tensor.n_bytes * sum(1 - (1 - share) ** rows for rows in in_passes)
         n_products += math.prod(tensor.shape) * share * n_rows
     return Cost(n_bytes, n_products)
 
 
-def decode_cost(gguf: GGUFFile, hparams: HParams, first: int, n_tokens: int) -> Cost:
+def decode_cost(
+    gguf: GGUFFile, hparams: HParams, first: int, n_tokens: int, kv_type: str = "f16"
+) -> Cost:
     """Of generating tokens one by one, from position `first` on."""
     positions = range(first, first + n_tokens)
+    n_bytes = n_tokens * batch_bytes(gguf, hparams, hparams.n_experts_used)
+    n_bytes += kv_bytes(hparams, 1, kv_type) * _positions_seen(hparams, positions)
     n_products = _attention_products(hparams, positions, hparams.n_layers)
     for tensor, role, _ in _matrices(gguf, hparams):
         n_products += math.prod(tensor.shape) * _share_used(role, hparams) * n_tokens
-    return Cost(n_tokens * batch_bytes(gguf, hparams, hparams.n_experts_used), n_products)
+    return Cost(n_bytes, n_products)
 
 
 def batch_bytes(gguf: GGUFFile, hparams: HParams, n_read: float) -> float:
@@ -116,9 +124,14 @@ def _share_used(role: TensorRole, hparams: HParams) -> float:
     return hparams.n_experts_used / hparams.n_experts if is_expert else 1.0
 
 
-def _attention_products(hparams: HParams, positions: range, n_layers: int) -> float:
+def _positions_seen(hparams: HParams, positions: range) -> int:
+    """Those that tokens at these positions look at, in all."""
     window = hparams.sliding_window or positions.stop
-    n_seen = sum(min(position + 1, window) for position in positions)
+    return sum(min(position + 1, window) for position in positions)
+
+
+def _attention_products(hparams: HParams, positions: range, n_layers: int) -> float:
+    n_seen = _positions_seen(hparams, positions)
     return 2.0 * n_layers * hparams.n_heads * hparams.head_dim * n_seen
 
 

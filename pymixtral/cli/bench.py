@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 
 import click
@@ -18,6 +19,7 @@ from pymixtral.cli.roofline_plot import draw_roofline
 from pymixtral.engine import Phase, Session
 from pymixtral.errors import ContextError
 from pymixtral.llm import LLM
+from pymixtral.loader import ModelFile, open_model
 from pymixtral.roofline import Cost, Limits, decode_cost, measure_limits, prefill_cost
 
 
@@ -57,7 +59,7 @@ from pymixtral.roofline import Cost, Limits, decode_cost, measure_limits, prefil
     metavar="FILE",
     help="Draw the roofline: PNG, SVG or PDF, by the name's ending.",
 )
-@shared("seed", seed={"default": 0, "help": "Seed of the tokens."})
+@shared("seed", seed={"default": 0, "show_default": True, "help": "Seed of the tokens."})
 @load_options()
 @shared("as_json")
 @console_options
@@ -87,7 +89,9 @@ def command(
     stays in the caches.
 
     With --json: [{test ("prefill" or "decode"), n (tokens), tokens_per_second (median), spread (of
-    tokens_per_second: the largest less the smallest)}]; with --roofline, "roofline" in each:
+    tokens_per_second: the largest less the smallest), engine {model, tier, threads, kv_type,
+    weights ("rows" as the file has them, "copied" by --repack, or "packed")}}]; with --roofline,
+    "roofline" in each:
     {bytes_per_second, products_per_second, bound_by ("memory" or "arithmetic"), fraction,
     limits {bytes_per_second, products_per_second, instruction}}; with --profile, "profile": {part:
     seconds per token}.
@@ -100,17 +104,27 @@ def command(
     """
     if picture:
         check_plot(picture)
+    file = open_model(model)
+    with closing(file.gguf):
+        _check_context(file, n_prompt, n_new, load.n_ctx)
     start = time.perf_counter()
     limits = None
     with loaded(console, model, load) as llm:
         console.note(f"loaded in {time.perf_counter() - start:.2f} s")
-        results = _measure(console, llm, n_prompt, n_new, repetitions, seed)
+        results = _measure(console, llm, n_prompt, n_new, repetitions, load.kv_type, seed)
         if roofline or picture:
             with console.status("measuring the machine's limits"):
                 limits = measure_limits(llm.engine)
         name, threads = llm.file.name, llm.engine.threads
+        engine = {
+            "model": name,
+            "tier": llm.engine.tier,
+            "threads": threads,
+            "kv_type": load.kv_type,
+            "weights": str(llm.weight_layout),
+        }
     if as_json:
-        console.json([_document(result, limits, profile) for result in results])
+        console.json([_document(result, engine, limits, profile) for result in results])
     else:
         for line in _lines(results, limits if roofline else None, profile, threads):
             console.answer(f"{line}\n")
@@ -120,12 +134,15 @@ def command(
         console.note(f"wrote {picture}")
 
 
-def _document(result: Result, limits: Limits | None, profile: bool) -> dict[str, object]:
+def _document(
+    result: Result, engine: dict[str, object], limits: Limits | None, profile: bool
+) -> dict[str, object]:
     document: dict[str, object] = {
         "test": result.test,
         "n": result.n,
         "tokens_per_second": result.median,
         "spread": max(result.rates) - min(result.rates),
+        "engine": engine,
     }
     if limits is not None:
         document["roofline"] = {
@@ -227,15 +244,20 @@ class Result:
 
 
 def _measure(
-    console: Console, llm: LLM, n_prompt: int, n_new: int, repetitions: int, seed: int
+    console: Console,
+    llm: LLM,
+    n_prompt: int,
+    n_new: int,
+    repetitions: int,
+    kv_type: str,
+    seed: int,
 ) -> tuple[Result, Result]:
-    _check_context(n_prompt, n_new, llm.n_ctx)
     gguf, hparams = llm.file.gguf, llm.file.hparams
     first_new = min(n_prompt, llm.n_ctx - n_new)
     prefill = Result(
         "prefill", n_prompt, prefill_cost(gguf, hparams, n_prompt, llm.engine.batch_rows)
     )
-    decode = Result("decode", n_new, decode_cost(gguf, hparams, first_new, n_new))
+    decode = Result("decode", n_new, decode_cost(gguf, hparams, first_new, n_new, kv_type))
     random = np.random.default_rng(seed)
     session = llm.new_session()
     with console.progress("pass") as progress:
@@ -258,12 +280,17 @@ def _measure(
     return prefill, decode
 
 
-def _check_context(n_prompt: int, n_new: int, n_ctx: int) -> None:
-    if max(n_prompt, n_new + 1) > n_ctx:
-        raise ContextError(
-            f"{n_prompt} prompt tokens and {n_new} new ones do not fit the context of {n_ctx}; "
-            "choose fewer (-p, -n), or raise --ctx"
-        )
+def _check_context(file: ModelFile, n_prompt: int, n_new: int, n_ctx: int | None) -> None:
+    n_ctx, longest = file.choose_n_ctx(n_ctx), file.hparams.n_ctx_train
+    for what, n_tokens, option in (
+        (f"{n_prompt} prompt tokens", n_prompt, "-p"),
+        (f"{n_new} new tokens, and one before them,", n_new + 1, "-n"),
+    ):
+        if n_tokens > n_ctx:
+            or_raise = f", or raise --ctx (up to {longest})" if n_tokens <= longest else ""
+            raise ContextError(
+                f"{what} do not fit the context of {n_ctx}; choose fewer ({option}){or_raise}"
+            )
 
 
 def _one_pass(

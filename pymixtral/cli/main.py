@@ -4,6 +4,7 @@
 1    it failed: one line on stderr says why
 2    the command line is wrong: one line on stderr says how
 130  Ctrl-C
+143  SIGTERM, as `kill` and `timeout` send it
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ COMMANDS = (
 
 EXIT_FAILURE = 1
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
 
 
 class Program(click.Group):
@@ -137,11 +139,18 @@ def program() -> None:
     """
 
 
+def _terminate(*_: object) -> NoReturn:
+    """Ends the program as Ctrl-C does: what it was writing is taken back."""
+    sys.exit(EXIT_TERMINATED)
+
+
 def main() -> NoReturn:
     """Entry point."""
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # not None, as where the caller closed it
             stream.reconfigure(errors="replace")  # '?' for what the locale lacks, not a failure
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         program.main(prog_name="pymixtral")
     finally:

@@ -13,7 +13,7 @@ from pymixtral.engine import explain_bus_errors
 from pymixtral.formats.hparams import HParams
 from pymixtral.formats.names import TensorRole, parse_name
 from pymixtral.llm import LLM
-from pymixtral.loader import ModelFile, open_model
+from pymixtral.loader import ModelFile, WeightLayout, open_model
 from pymixtral.memory import format_gb
 
 EXPERT_ROLES = {TensorRole.FFN_GATE, TensorRole.FFN_UP, TensorRole.FFN_DOWN}
@@ -63,7 +63,8 @@ def loaded(
         _warn(console, llm.file)
         console.note(
             f"{summary(llm)}; context {llm.n_ctx}, threads {llm.engine.threads}, "
-            f"tier {llm.engine.tier}{', packed weights' * (llm.weight_layout == 'packed')}"
+            f"tier {llm.engine.tier}"
+            + (f", {llm.weight_layout} weights" if llm.weight_layout != WeightLayout.ROWS else "")
         )
         yield llm
 

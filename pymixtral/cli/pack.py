@@ -35,8 +35,9 @@ def command(
 
     Every command that runs MODEL then maps MODEL.packed with it, which is as fast as --repack and
     takes no time when it is loaded. The text stays the same. The model must stay where it is, too;
-    after a change of it, or with a newer program, pack it again. It takes as much room on the disk
-    as the model, and no more memory. OUT appears only when it is complete.
+    after a change of it (a download that was repaired, too), or with a newer program, pack it
+    again: a load compares samples of the weights, `pymixtral verify` all of them. It takes as much
+    room on the disk as the model, and no more memory. OUT appears only when it is complete.
 
     With --json: {file, tensors, n_bytes, seconds}.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,9 +18,14 @@ def check_plot(path: str) -> None:
 
     Raises:
         click.UsageError: the file's name has another ending.
-        PymixtralError: matplotlib is not installed.
+        PymixtralError: it cannot be written there, or matplotlib is not installed.
     """
     if Path(path).suffix.lower() not in ENDINGS:
         raise click.UsageError(f"--plot: {path} must end in {', '.join(ENDINGS)}")
+    folder = Path(path).parent
+    if not folder.is_dir():
+        raise PymixtralError(f"--plot {path}: there is no folder {folder}")
+    if not os.access(folder, os.W_OK) and not os.path.exists(path):
+        raise PymixtralError(f"--plot {path}: no file can be made in {folder}")
     if find_spec("matplotlib") is None:
         raise PymixtralError("--plot needs matplotlib; install it: pip install 'pymixtral[plot]'")

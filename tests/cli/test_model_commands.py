@@ -150,7 +150,10 @@ def test_bench_json(invoke) -> None:
     document = json.loads(invoke("bench", "-p", 64, "-n", 8, "-r", 3, "--json").stdout)
     assert [(entry["test"], entry["n"]) for entry in document] == [("prefill", 64), ("decode", 8)]
     for entry in document:
-        assert entry.keys() == {"test", "n", "tokens_per_second", "spread"}
+        assert entry.keys() == {"test", "n", "tokens_per_second", "spread", "engine"}
+        engine = entry["engine"]
+        assert engine.keys() == {"model", "tier", "threads", "kv_type", "weights"}
+        assert (engine["kv_type"], engine["weights"]) == ("f16", "rows")
         assert entry["tokens_per_second"] > 0
         assert entry["spread"] >= 0
 
@@ -197,13 +200,23 @@ def test_bench_refuses_a_picture_before_the_model_is_loaded(invoke) -> None:
     result = invoke("bench", "absent.gguf", "--plot", "roofline.txt")
     assert result.exit_code == 2
     assert "must end in .png, .svg, .pdf" in result.stderr
+    result = invoke("bench", "absent.gguf", "--plot", "/nowhere/roofline.png")
+    assert result.exit_code == 1
+    assert "there is no folder /nowhere" in result.stderr
 
 
 def test_bench_beyond_the_context(invoke) -> None:
     assert invoke("bench", "-p", 512, "-n", 2, "-r", 1).exit_code == 0  # less of the prompt stays
-    result = invoke("bench", "-p", 513, "-n", 2)
-    assert result.exit_code == 1
-    assert "do not fit the context of 512" in result.stderr
+    for options, what, advice in (
+        (("-p", 513), "513 prompt tokens", "choose fewer (-p)"),
+        (("-n", 512), "512 new tokens, and one before them,", "choose fewer (-n)"),
+        (("-p", 65, "--ctx", 64), "65 prompt tokens", "or raise --ctx (up to 512)"),
+    ):
+        result = invoke("bench", *options)
+        assert result.exit_code == 1
+        assert f"error: {what} do not fit the context of " in result.stderr
+        assert result.stderr.endswith(f"{advice}\n")
+        assert "loaded" not in result.stderr
 
 
 # ---- perplexity ----

@@ -62,7 +62,9 @@ def test_run_says_that_it_is_used(invoke, model: Path, packed: Path) -> None:
     packed.unlink()
     copied = invoke("run", model, *ANSWER, "--repack")
     assert copied.stdout == plain.stdout
-    assert "packed weights" not in copied.stderr
+    assert ", copied weights\n" in copied.stderr
+    in_vain = invoke("run", model, *ANSWER, "--repack", "--tier", "generic")
+    assert "warning: repack changes nothing: tier generic has no other layout" in in_vain.stderr
 
 
 def test_one_that_is_stale_is_told(invoke, model: Path, packed: Path, storyteller: Path) -> None:
@@ -195,6 +197,7 @@ def test_a_full_disk_is_told_before(
     assert result.exit_code == 1
     assert f"error: {packed}: needs 7,9" in result.stderr
     assert "1,000,000 are free; the disk is too full" in result.stderr
+    assert f"to delete it first frees {len(before):,} bytes" in result.stderr
     assert packed.read_bytes() == before
     assert names(model.parent) == ["st.gguf", "st.gguf.packed"]
 
@@ -229,7 +232,10 @@ def test_a_folder_that_cannot_be_written(start, invoke, storyteller: Path, tmp_p
     assert result.stderr.count("\n") == 1
 
 
-def test_ctrl_c_leaves_the_old_file(start, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("signal_number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_the_old_file(
+    start, tmp_path: Path, signal_number: signal.Signals, code: int
+) -> None:
     """Of a model of 450 MB, so that there is time."""
     large = TinyModel(
         n_heads=8, n_kv_heads=8, head_dim=128, dim=1024, ffn_dim=4096, n_experts=8,
@@ -242,8 +248,8 @@ def test_ctrl_c_leaves_the_old_file(start, tmp_path: Path) -> None:
     while not any(path.stat().st_size > 1 << 20 for path in tmp_path.glob(".m.gguf.packed.*")):
         assert process.poll() is None
         time.sleep(0.005)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(20) == 130
+    process.send_signal(signal_number)
+    assert process.wait(20) == code
     assert b"Traceback" not in process.stderr.read()
     assert packed.read_bytes() == b"the old file"
     assert names(tmp_path) == ["m.gguf", "m.gguf.packed"]

@@ -5,11 +5,13 @@ from __future__ import annotations
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
 from pymixtral import LLM, Phase
+from pymixtral.engine import kv_bytes
 from pymixtral.formats.gguf import open_gguf
 from pymixtral.formats.hparams import HParams, read_hparams
 from pymixtral.roofline import decode_cost
@@ -118,9 +120,26 @@ def test_bytes_of_a_token_are_those_of_the_experts_that_are_used(q4_k_m: Path) -
     with open_gguf(q4_k_m) as gguf:
         sizes = {name: t.n_bytes for name, t in gguf.tensors.items() if "_norm" not in name}
         found = decode_cost(gguf, HPARAMS, first=0, n_tokens=1).n_bytes
+        found -= kv_bytes(HPARAMS, 1, "f16")
     del sizes["token_embd.weight"]
     experts = sum(size for name, size in sizes.items() if "_exps" in name)
     assert found == sum(sizes.values()) - experts * 6 // 8
+
+
+def test_the_bandwidth_is_measured_before_a_round_and_after(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(BENCH)
+    module = import_module("race")
+    monkeypatch.setattr(module, "PAUSE", 0)
+    order: list[str] = []
+    bandwidth, contender = Mock(), Mock()
+    contender.name = "ours"
+    bandwidth.measure.side_effect = lambda: order.append("bandwidth") or 1.0
+    contender.measure.side_effect = lambda test, ids: order.append(test) or 1.0
+    race = module.Race({"prefill": 2, "decode": 1}, bytes_per_token=1)
+    race.run_round([contender], bandwidth, [1, 2])
+    assert order == ["bandwidth", "prefill", "decode", "bandwidth"]
 
 
 def test_ratios_are_taken_within_rounds(monkeypatch: pytest.MonkeyPatch) -> None:

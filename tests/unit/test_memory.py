@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,10 @@ def test_refusal_says_what_to_change() -> None:
         check_fits(need, 8192, 9_000)
     with pytest.raises(InsufficientMemoryError, match="fewer bits per weight"):
         check_fits(need, 8192, 6_500)
+    with pytest.raises(InsufficientMemoryError, match="at most 4 prompts at a time instead of 8"):
+        check_fits(need, 8192, 9_000, n_sessions=8)
+    with pytest.raises(InsufficientMemoryError, match="fewer batch_rows"):
+        check_fits(replace(need, scratch=10**9), 8192, 11_000)
 
 
 def test_format() -> None:

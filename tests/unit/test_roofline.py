@@ -34,6 +34,7 @@ from pymixtral.roofline import (
 
 Q_AND_OUTPUT = 2 * DIM * DIM
 K_AND_V = 2 * DIM * DIM * N_KV_HEADS // N_HEADS
+KV_OF_A_POSITION = 2 * 2 * N_LAYERS * DIM * N_KV_HEADS // N_HEADS  # f16
 ROUTER, EXPERT, HEAD = 4 * DIM, 3 * FFN * DIM, N_VOCAB * DIM
 
 
@@ -48,11 +49,30 @@ def test_decode_reads_and_multiplies_what_a_token_uses(tiny: Path) -> None:
         cost = decode_cost(gguf, read_hparams(gguf), first=5, n_tokens=3)
     weights = N_LAYERS * (Q_AND_OUTPUT + K_AND_V + ROUTER + 2 * EXPERT) + HEAD
     n_seen = 6 + 7 + 8
-    assert cost.n_bytes == 3 * 4 * weights
+    assert cost.n_bytes == 3 * 4 * weights + KV_OF_A_POSITION * n_seen
     assert cost.n_products == 3 * weights + 2 * N_LAYERS * DIM * n_seen
 
 
-def test_prefill_reads_every_expert_once_a_pass_and_ends_with_one_token(tiny: Path) -> None:
+def test_decode_reads_less_of_a_smaller_cache(tiny: Path) -> None:
+    with open_gguf(tiny) as gguf:
+        f16, f32 = (
+            decode_cost(gguf, read_hparams(gguf), first=99, n_tokens=1, kv_type=kv_type)
+            for kv_type in ("f16", "f32")
+        )
+    assert f32.n_bytes - f16.n_bytes == 100 * KV_OF_A_POSITION
+    assert f32.n_products == f16.n_products
+
+
+def test_a_short_prompt_reads_the_experts_that_its_tokens_may_choose(tiny: Path) -> None:
+    with open_gguf(tiny) as gguf:
+        hparams = read_hparams(gguf)
+        one, two = (prefill_cost(gguf, hparams, n, batch_rows=8).n_bytes for n in (1, 2))
+        assert one == batch_bytes(gguf, hparams, n_read=2)
+    # The second token's two of four experts are on average one new one; the last layer is for one.
+    assert two - one == 4 * (N_LAYERS - 1) * EXPERT
+
+
+def test_prefill_reads_the_experts_once_a_pass_and_ends_with_one_token(tiny: Path) -> None:
     """Of the last layer, all tokens but the last have nothing but keys and values."""
     with open_gguf(tiny) as gguf:
         cost = prefill_cost(gguf, read_hparams(gguf), n_tokens=20, batch_rows=8)
@@ -60,7 +80,10 @@ def test_prefill_reads_every_expert_once_a_pass_and_ends_with_one_token(tiny: Pa
     shared = Q_AND_OUTPUT + K_AND_V + ROUTER
     attention = 2 * DIM * ((N_LAYERS - 1) * sum(range(1, 21)) + 20)
     once = Q_AND_OUTPUT + ROUTER + 2 * EXPERT + HEAD
-    assert cost.n_bytes == 3 * 4 * ((N_LAYERS - 1) * (shared + 4 * EXPERT) + K_AND_V) + 4 * once
+    n_read = sum(4 * (1 - 0.5**n) for n in (8, 8, 4))  # experts, in all passes
+    assert cost.n_bytes == pytest.approx(
+        4 * ((N_LAYERS - 1) * (3 * shared + n_read * EXPERT) + 3 * K_AND_V) + 4 * once
+    )
     assert cost.n_products == (
         20 * ((N_LAYERS - 1) * (shared + 2 * EXPERT) + K_AND_V) + once + attention
     )
@@ -71,7 +94,8 @@ def test_a_batch_reads_the_experts_that_were_chosen(tiny: Path) -> None:
     with open_gguf(tiny) as gguf:
         hparams = read_hparams(gguf)
         three = batch_bytes(gguf, hparams, n_read=3)
-        assert batch_bytes(gguf, hparams, n_read=2) == decode_cost(gguf, hparams, 0, 1).n_bytes
+        two, decoded = batch_bytes(gguf, hparams, n_read=2), decode_cost(gguf, hparams, 0, 1)
+    assert two + KV_OF_A_POSITION == decoded.n_bytes
     assert three == 4 * (N_LAYERS * (Q_AND_OUTPUT + K_AND_V + ROUTER + 3 * EXPERT) + HEAD)
 
 

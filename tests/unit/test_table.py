@@ -68,6 +68,28 @@ def test_a_figure_is_judged(
     assert results.Figure("", value, target).cells()[-1] == verdict
 
 
+def test_more_than_the_measured_bandwidth_meets_nothing(
+    results: ModuleType, targets: ModuleType
+) -> None:
+    target = targets.Target(0.85, 0.95)
+    verdicts = [
+        results.Figure("of the read bandwidth, 40.0 GB/s", value, target).cells()[-1]
+        for value in (0.97, 1.03)
+    ]
+    assert verdicts == ["goal reached", "memory was faster than when it was measured"]
+
+
+def test_a_table_is_of_one_cpu(results: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = import_module("table")
+    record = results.Record("decode", {"CPU": "old"})
+    new, old = (
+        table.Setup(Path(), {}, threads=1, rounds=1, facts={"CPU": cpu}) for cpu in ("new", "old")
+    )
+    table.check_machine(old, {"decode": record}, Path("RESULTS.md"))
+    with pytest.raises(SystemExit, match=r"of another CPU \(old\); choose another --out"):
+        table.check_machine(new, {"decode": record}, Path("RESULTS.md"))
+
+
 def test_a_figure_without_a_requirement(results: ModuleType, targets: ModuleType) -> None:
     cells = results.Figure("part", 0.25, targets.Target(goal=0.5)).cells()
     assert cells == ["part", "25.0%", "", "50.0%", "goal not reached"]
