@@ -1,4 +1,4 @@
-/* A vector of floats under the names that lanes_attention.h uses: sixteen, in AVX-512. */
+/* A vector of floats under the names that lanes_*.h use: sixteen, in AVX-512. */
 #ifndef CE_AVX512VNNI_LANES_H
 #define CE_AVX512VNNI_LANES_H
 
@@ -43,7 +43,15 @@ INLINE void store_4_sums(float *p, const lanes v[4]) {
     _mm_storeu_ps(p, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
 }
 
-INLINE float sum_lanes(lanes v) { return _mm512_reduce_add_ps(v); }
+/* Lanes j and j + 8 are added, of these sums j and j + 4, of those j and j + 2, and the last two.
+ * Written out: what _mm512_reduce_add_ps does is the compiler's choice. */
+INLINE float sum_lanes(lanes v) {
+    const __m256 by_8 = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+    const __m128 by_4 = _mm_add_ps(_mm256_castps256_ps128(by_8), _mm256_extractf128_ps(by_8, 1));
+    const __m128 by_2 = _mm_add_ps(by_4, _mm_movehl_ps(by_4, by_4));
+    return _mm_cvtss_f32(_mm_add_ss(by_2, _mm_movehdup_ps(by_2)));
+}
+
 INLINE float max_lanes(lanes v) { return _mm512_reduce_max_ps(v); }
 
 /* Minus infinity where p is outside [begin[j], end[j]). */

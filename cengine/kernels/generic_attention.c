@@ -2,13 +2,11 @@
  * of positions at a time, in powers of 2: whoever calls puts log2 e into the scale. Within a tile
  * every sum runs in the order of positions. */
 #include "generic.h"
+#include "inline.h"
 
 #include <float.h>
 #include <math.h>
 #include <string.h>
-
-static inline int min_int(int a, int b) { return a < b ? a : b; }
-static inline int max_int(int a, int b) { return a > b ? a : b; }
 
 /* The softmax so far: the weights that went into out[] are 2^(score - max), and sum to sum. */
 typedef struct {
@@ -64,14 +62,12 @@ static void attend_tile(const ce_queries *a, softmax *s, float *out, const float
 
 static void attend_head(const ce_queries *a, int row, int head) {
     const size_t at = (size_t)row * a->row_stride + (size_t)(head * a->head_dim);
-    const int after = a->position + row + 1;
-    const int begin = a->window > 0 ? max_int(a->begin, after - a->window) : a->begin;
-    const int end = min_int(a->end, after);
+    const ce_seen seen = ce_seen_by(a, row);
     float *out = a->out + at;
     softmax s = {.max = -FLT_MAX, .sum = 0.0f};
     memset(out, 0, (size_t)a->head_dim * sizeof *out);
-    for (int p0 = begin; p0 < end;) {
-        const int p1 = min_int(end, (p0 / CE_ATTN_TILE + 1) * CE_ATTN_TILE);
+    for (int p0 = seen.begin; p0 < seen.end;) {
+        const int p1 = min_int(seen.end, (p0 / CE_ATTN_TILE + 1) * CE_ATTN_TILE);
         attend_tile(a, &s, out, a->q + at, p0, p1);
         p0 = p1;
     }

@@ -21,8 +21,6 @@ enum { TOKENS = 8, LANES = 8 };
 
 enum { NO_MIN, HAS_MIN };
 
-static inline int min_int(int a, int b) { return a < b ? a : b; }
-
 static inline int dot16(const int8_t *a, const int8_t *b) {
     int sum = 0;
     for (int i = 0; i < 16; i++) {
@@ -88,7 +86,7 @@ INLINE void matmul_floats(float *y, size_t y_stride, const void *w, size_t w_row
     }
 }
 
-#define DEFINE_MATMUL(type, body, ...)                                                             \
+#define DEFINE_MATMUL(TYPE, type, body, ...)                                                       \
     static void matmul_##type(float *y, size_t y_stride, const void *w, size_t w_row_bytes,        \
                               int n_rows, const ce_acts *x, int n_tokens, int n_cols,              \
                               void *work) {                                                        \
@@ -96,50 +94,32 @@ INLINE void matmul_floats(float *y, size_t y_stride, const void *w, size_t w_row
         body(y, y_stride, w, w_row_bytes, n_rows, x, n_tokens, n_cols, __VA_ARGS__);               \
     }
 
-DEFINE_MATMUL(f32, matmul_floats, load_f32)
-DEFINE_MATMUL(f16, matmul_floats, load_f16)
-DEFINE_MATMUL(bf16, matmul_floats, load_bf16)
-DEFINE_MATMUL(q4_0, matmul_blocks, unpack_q4_0, NO_MIN)
-DEFINE_MATMUL(q4_1, matmul_blocks, unpack_q4_1, HAS_MIN)
-DEFINE_MATMUL(q5_0, matmul_blocks, unpack_q5_0, NO_MIN)
-DEFINE_MATMUL(q5_1, matmul_blocks, unpack_q5_1, HAS_MIN)
-DEFINE_MATMUL(q8_0, matmul_blocks, unpack_q8_0, NO_MIN)
-DEFINE_MATMUL(q2_K, matmul_blocks, unpack_q2_K, HAS_MIN)
-DEFINE_MATMUL(q3_K, matmul_blocks, unpack_q3_K, NO_MIN)
-DEFINE_MATMUL(q4_K, matmul_blocks, unpack_q4_K, HAS_MIN)
-DEFINE_MATMUL(q5_K, matmul_blocks, unpack_q5_K, HAS_MIN)
-DEFINE_MATMUL(q6_K, matmul_blocks, unpack_q6_K, NO_MIN)
-DEFINE_MATMUL(iq4_nl, matmul_blocks, unpack_iq4_nl, NO_MIN)
-DEFINE_MATMUL(iq4_xs, matmul_blocks, unpack_iq4_xs, NO_MIN)
-DEFINE_MATMUL(iq3_xxs, matmul_blocks, unpack_iq3_xxs, NO_MIN)
-DEFINE_MATMUL(iq3_s, matmul_blocks, unpack_iq3_s, NO_MIN)
-DEFINE_MATMUL(iq2_xxs, matmul_blocks, unpack_iq2_xxs, NO_MIN)
-DEFINE_MATMUL(iq2_xs, matmul_blocks, unpack_iq2_xs, NO_MIN)
-DEFINE_MATMUL(iq2_s, matmul_blocks, unpack_iq2_s, NO_MIN)
-DEFINE_MATMUL(iq1_s, matmul_blocks, unpack_iq1_s, NO_MIN)
-DEFINE_MATMUL(iq1_m, matmul_blocks, unpack_iq1_m, NO_MIN)
+#define FOR_TYPES(DO)                                                                              \
+    DO(F32, f32, matmul_floats, load_f32)                                                          \
+    DO(F16, f16, matmul_floats, load_f16)                                                          \
+    DO(BF16, bf16, matmul_floats, load_bf16)                                                       \
+    DO(Q4_0, q4_0, matmul_blocks, unpack_q4_0, NO_MIN)                                             \
+    DO(Q4_1, q4_1, matmul_blocks, unpack_q4_1, HAS_MIN)                                            \
+    DO(Q5_0, q5_0, matmul_blocks, unpack_q5_0, NO_MIN)                                             \
+    DO(Q5_1, q5_1, matmul_blocks, unpack_q5_1, HAS_MIN)                                            \
+    DO(Q8_0, q8_0, matmul_blocks, unpack_q8_0, NO_MIN)                                             \
+    DO(Q2_K, q2_K, matmul_blocks, unpack_q2_K, HAS_MIN)                                            \
+    DO(Q3_K, q3_K, matmul_blocks, unpack_q3_K, NO_MIN)                                             \
+    DO(Q4_K, q4_K, matmul_blocks, unpack_q4_K, HAS_MIN)                                            \
+    DO(Q5_K, q5_K, matmul_blocks, unpack_q5_K, HAS_MIN)                                            \
+    DO(Q6_K, q6_K, matmul_blocks, unpack_q6_K, NO_MIN)                                             \
+    DO(IQ4_NL, iq4_nl, matmul_blocks, unpack_iq4_nl, NO_MIN)                                       \
+    DO(IQ4_XS, iq4_xs, matmul_blocks, unpack_iq4_xs, NO_MIN)                                       \
+    DO(IQ3_XXS, iq3_xxs, matmul_blocks, unpack_iq3_xxs, NO_MIN)                                    \
+    DO(IQ3_S, iq3_s, matmul_blocks, unpack_iq3_s, NO_MIN)                                          \
+    DO(IQ2_XXS, iq2_xxs, matmul_blocks, unpack_iq2_xxs, NO_MIN)                                    \
+    DO(IQ2_XS, iq2_xs, matmul_blocks, unpack_iq2_xs, NO_MIN)                                       \
+    DO(IQ2_S, iq2_s, matmul_blocks, unpack_iq2_s, NO_MIN)                                          \
+    DO(IQ1_S, iq1_s, matmul_blocks, unpack_iq1_s, NO_MIN)                                          \
+    DO(IQ1_M, iq1_m, matmul_blocks, unpack_iq1_m, NO_MIN)
 
-void ce_generic_matmul(ce_kernels *k) {
-    OVERLAY_MATMUL(k, "generic", CE_TYPE_F32, f32, NULL);
-    OVERLAY_MATMUL(k, "generic", CE_TYPE_F16, f16, NULL);
-    OVERLAY_MATMUL(k, "generic", CE_TYPE_BF16, bf16, NULL);
-    OVERLAY_MATMUL(k, "generic", CE_TYPE_Q4_0, q4_0, NULL);
-    OVERLAY_MATMUL(k, "generic", CE_TYPE_Q4_1, q4_1, NULL);
-    OVERLAY_MATMUL(k, "generic", CE_TYPE_Q5_0, q5_0, NULL);
-    OVERLAY_MATMUL(k, "generic", CE_TYPE_Q5_1, q5_1, NULL);
-    OVERLAY_MATMUL(k, "generic", CE_TYPE_Q8_0, q8_0, NULL);
-    OVERLAY_MATMUL(k, "generic", CE_TYPE_Q2_K, q2_K, NULL);
-    OVERLAY_MATMUL(k, "generic", CE_TYPE_Q3_K, q3_K, NULL);
-    OVERLAY_MATMUL(k, "generic", CE_TYPE_Q4_K, q4_K, NULL);
-    OVERLAY_MATMUL(k, "generic", CE_TYPE_Q5_K, q5_K, NULL);
-    OVERLAY_MATMUL(k, "generic", CE_TYPE_Q6_K, q6_K, NULL);
-    OVERLAY_MATMUL(k, "generic", CE_TYPE_IQ4_NL, iq4_nl, NULL);
-    OVERLAY_MATMUL(k, "generic", CE_TYPE_IQ4_XS, iq4_xs, NULL);
-    OVERLAY_MATMUL(k, "generic", CE_TYPE_IQ3_XXS, iq3_xxs, NULL);
-    OVERLAY_MATMUL(k, "generic", CE_TYPE_IQ3_S, iq3_s, NULL);
-    OVERLAY_MATMUL(k, "generic", CE_TYPE_IQ2_XXS, iq2_xxs, NULL);
-    OVERLAY_MATMUL(k, "generic", CE_TYPE_IQ2_XS, iq2_xs, NULL);
-    OVERLAY_MATMUL(k, "generic", CE_TYPE_IQ2_S, iq2_s, NULL);
-    OVERLAY_MATMUL(k, "generic", CE_TYPE_IQ1_S, iq1_s, NULL);
-    OVERLAY_MATMUL(k, "generic", CE_TYPE_IQ1_M, iq1_m, NULL);
-}
+FOR_TYPES(DEFINE_MATMUL)
+
+#define OVERLAY_TYPE(TYPE, type, ...) OVERLAY_MATMUL(k, "generic", CE_TYPE_##TYPE, type, NULL);
+
+void ce_generic_matmul(ce_kernels *k) { FOR_TYPES(OVERLAY_TYPE) }

@@ -103,6 +103,17 @@ typedef struct {
     void *scratch; /* ce_attend_scratch() bytes, aligned to a cache line */
 } ce_queries;
 
+/* The positions [begin, end) that a row sees. */
+typedef struct {
+    int begin, end;
+} ce_seen;
+
+static inline ce_seen ce_seen_by(const ce_queries *a, int row) {
+    const int after = a->position + row + 1, first = a->window > 0 ? after - a->window : 0;
+    return (ce_seen){.begin = first > a->begin ? first : a->begin,
+                     .end = after < a->end ? after : a->end};
+}
+
 /* Attention in tiles of positions with an online softmax. What a query gets does not depend on the
  * rows and heads beside it. */
 typedef void ce_attend_fn(const ce_queries *queries);

@@ -200,9 +200,7 @@ INLINE void attend_tile(const ce_queries *a, columns_fn *columns, const float *q
 }
 
 INLINE void attend_row(const ce_queries *a, columns_fn *columns, int row) {
-    const int after = a->position + row + 1;
-    const int begin = a->window > 0 ? max_int(a->begin, after - a->window) : a->begin;
-    const int end = min_int(a->end, after);
+    const ce_seen seen = ce_seen_by(a, row);
     char *scratch = a->scratch;
     float *score = take_floats(&scratch, a->n_heads, CE_ATTN_TILE);
     softmax *s = take_bytes(&scratch, (size_t)a->n_heads * sizeof *s);
@@ -213,8 +211,8 @@ INLINE void attend_row(const ce_queries *a, columns_fn *columns, int row) {
     for (int h = 0; h < a->n_heads; h++) {
         s[h] = (softmax){.max = -FLT_MAX};
     }
-    for (int p0 = begin; p0 < end;) {
-        const int p1 = min_int(end, (p0 / CE_ATTN_TILE + 1) * CE_ATTN_TILE);
+    for (int p0 = seen.begin; p0 < seen.end;) {
+        const int p1 = min_int(seen.end, (p0 / CE_ATTN_TILE + 1) * CE_ATTN_TILE);
         attend_tile(a, columns, q, out, s, score, p0, p1);
         p0 = p1;
     }

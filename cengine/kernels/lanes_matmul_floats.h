@@ -7,6 +7,7 @@
 #ifndef CE_LANES_MATMUL_FLOATS_H
 #define CE_LANES_MATMUL_FLOATS_H
 
+#include "inline.h"
 #include "overlay.h"
 
 enum { ROWS = 4 };
@@ -15,8 +16,6 @@ enum { ROWS = 4 };
 typedef lanes load_fn(const void *row, int i);
 /* Elements i ... i + n - 1 (n < LANES), and zeros. */
 typedef lanes load_tail_fn(const void *row, int i, int n);
-
-static inline int min_int(int a, int b) { return a < b ? a : b; }
 
 /* Four rows times n_tokens (at most TILE) tokens. */
 INLINE void dot_tile(lanes acc[ROWS][TILE], const void *const row[ROWS], const float *x,

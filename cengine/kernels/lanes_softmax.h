@@ -8,10 +8,9 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "inline.h"
 #include "kernels.h"
 
-INLINE int min_int(int a, int b) { return a < b ? a : b; }
-INLINE int max_int(int a, int b) { return a > b ? a : b; }
 INLINE int round_up(int n, int unit) { return (n + unit - 1) / unit * unit; }
 
 /* 2^x for x <= 127 as 2^n 2^r with n = rint(x): the minimax polynomial of degree 5 for |r| <= 1/2
@@ -51,9 +50,9 @@ INLINE size_t query_offset(const ce_queries *a, int at) {
 static void start_block(query_block *b, const ce_queries *a, int first) {
     for (int i = 0; i < BLOCK; i++) {
         const int row = min_int(first + i, count_queries(a) - 1) / a->n_heads;
-        const int after = a->position + row + 1;
-        b->begin[i] = a->window > 0 ? max_int(a->begin, after - a->window) : a->begin;
-        b->end[i] = min_int(a->end, after);
+        const ce_seen seen = ce_seen_by(a, row);
+        b->begin[i] = seen.begin;
+        b->end[i] = seen.end;
         b->max[i] = -FLT_MAX;
         b->sum[i] = 0.0f;
     }

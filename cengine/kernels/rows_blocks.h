@@ -6,6 +6,7 @@
 #include <stddef.h>
 
 #include "blocks.h"
+#include "inline.h"
 
 /* The most blocks of 32 columns between two looks at the scales. */
 enum { SPAN = 8 };
@@ -55,8 +56,6 @@ typedef struct block_format {
 enum { GROUPS = CE_QK / 4 }; /* of four columns, in a block */
 
 enum { CACHE_LINE = 64 };
-
-static inline int min_int(int a, int b) { return a < b ? a : b; }
 
 /* ---- Rows ---- */
 

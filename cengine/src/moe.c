@@ -132,38 +132,24 @@ static void gather_chunk(void *ctx, int64_t pair, int thread) {
 
 /* ---- Experts ---- */
 
-static bool run_gate_and_up(const ce_pass *pass, const ce_layer *layer) {
-    const ce_scratch *s = &pass->engine->scratch;
+/* y = w . x for each expert's rows or, with `up`, silu(w . x) * (up . x). */
+static bool run_experts(const ce_pass *pass, const ce_weight *w, const ce_weight *up,
+                        const ce_act_rows *x, float *y) {
+    const int32_t *expert_begin = pass->engine->scratch.expert_begin;
     ce_matmul_job jobs[CE_MAX_JOBS];
     int n_jobs = 0;
     for (int e = 0; e < pass->engine->model.n_experts; e++) {
-        const int begin = s->expert_begin[e], n = s->expert_begin[e + 1] - begin;
-        if (n > 0)
-            jobs[n_jobs++] = (ce_matmul_job){
-                .w = ce_weight_matrix(&layer->gate, e),
-                .up = ce_weight_matrix(&layer->up, e),
-                .gated = true,
-                .x = ce_act_view(&s->expert_in, begin),
-                .n_tokens = n,
-                .y = s->hidden.f32 + (int64_t)begin * s->hidden.n_cols,
-            };
-    }
-    return ce_matmul(pass, jobs, n_jobs);
-}
-
-static bool run_down(const ce_pass *pass, const ce_layer *layer) {
-    const ce_scratch *s = &pass->engine->scratch;
-    ce_matmul_job jobs[CE_MAX_JOBS];
-    int n_jobs = 0;
-    for (int e = 0; e < pass->engine->model.n_experts; e++) {
-        const int begin = s->expert_begin[e], n = s->expert_begin[e + 1] - begin;
-        if (n > 0)
-            jobs[n_jobs++] = (ce_matmul_job){
-                .w = ce_weight_matrix(&layer->down, e),
-                .x = ce_act_view(&s->hidden, begin),
-                .n_tokens = n,
-                .y = s->expert_out + (int64_t)begin * pass->engine->model.hp.dim,
-            };
+        const int begin = expert_begin[e], n = expert_begin[e + 1] - begin;
+        if (n == 0)
+            continue;
+        ce_matmul_job *job = &jobs[n_jobs++];
+        *job =
+            (ce_matmul_job){.w = ce_weight_matrix(w, e), .x = ce_act_view(x, begin), .n_tokens = n};
+        job->y = y + (int64_t)begin * job->w.n_rows;
+        if (up != NULL) {
+            job->gated = true;
+            job->up = ce_weight_matrix(up, e);
+        }
     }
     return ce_matmul(pass, jobs, n_jobs);
 }
@@ -204,12 +190,14 @@ bool ce_feed_forward(ce_pass *pass, int layer) {
         return false;
     ce_tap_experts(pass, CE_FFN_GATE, layer, &s->expert_in);
     ce_clock(pass, CE_OP_ROUTER);
-    if (!run_gate_and_up(pass, loop.layer) || !ce_quantize_rows(pass, &s->hidden, n_pairs))
+    const ce_layer *l = loop.layer;
+    if (!run_experts(pass, &l->gate, &l->up, &s->expert_in, s->hidden.f32) ||
+        !ce_quantize_rows(pass, &s->hidden, n_pairs))
         return false;
     ce_tap_experts(pass, CE_FFN_DOWN, layer, &s->hidden);
     ce_clock(pass, CE_OP_GATE_UP);
-    const bool done =
-        run_down(pass, loop.layer) && ce_pass_run(pass, pass->n_rows, combine_chunk, &loop);
+    const bool done = run_experts(pass, &l->down, NULL, &s->hidden, s->expert_out) &&
+                      ce_pass_run(pass, pass->n_rows, combine_chunk, &loop);
     ce_clock(pass, CE_OP_DOWN);
     return done;
 }
