@@ -52,7 +52,7 @@ typedef struct {
     const void *packed; /* [n_tokens / 16, rounded up][n_cols / 32][block_bytes of the packing] */
 } ce_acts;
 
-/* From a token on; x is not packed, and has rows of floats, of int8, or both. */
+/* From a token on; x has floats and int8, and is not packed. */
 static inline ce_acts ce_acts_from(const ce_acts *x, int64_t token, int n_cols) {
     const int64_t n_blocks = n_cols / CE_ACT_BLOCK;
     return (ce_acts){.f32 = x->f32 + token * n_cols,
