@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "blocks.h"
+#include "inline.h"
 #include "matmul.h"
 #include "rope.h"
 #include "session.h"
@@ -18,9 +19,6 @@ typedef struct {
     int first_row, n_rows; /* of the pass; those that the tasks are about */
     int n_tasks;
 } attention_loop;
-
-static int min(int a, int b) { return a < b ? a : b; }
-static int max(int a, int b) { return a > b ? a : b; }
 
 static const ce_session *session_of(const ce_pass *pass, int64_t row) {
     return pass->items[pass->engine->scratch.item[row]].session;
@@ -82,14 +80,14 @@ bool ce_store_kv(const ce_pass *pass, int layer) {
 static int first_seen(const ce_pass *pass, int row) {
     const int window = pass->engine->model.hp.sliding_window;
     const int end = pass->engine->scratch.position[row] + 1;
-    return window > 0 ? max(0, end - window) : 0;
+    return window > 0 ? max_int(0, end - window) : 0;
 }
 
 static void list_prompt_tasks(attention_loop *loop) {
     const ce_engine *engine = loop->pass->engine;
     const ce_scratch *s = &engine->scratch;
     const int group = engine->model.hp.n_heads / engine->model.hp.n_kv_heads;
-    const int tile = max(1, engine->kernels.attend_queries / group);
+    const int tile = max_int(1, engine->kernels.attend_queries / group);
     for (int row = 0; row < loop->n_rows;) {
         int n = 1;
         while (n < tile && row + n < loop->n_rows && s->item[row + n] == s->item[row])
@@ -123,7 +121,7 @@ static void list_generated_tasks(attention_loop *loop) {
         const int n_splits = count_splits(loop->pass, row);
         int begin = first_seen(loop->pass, row);
         for (int i = 0; i < n_splits; i++) {
-            const int split_end = min(end, (begin / length + 1) * length);
+            const int split_end = min_int(end, (begin / length + 1) * length);
             s->attend_tasks[loop->n_tasks++] = (ce_attend_task){
                 .row = row,
                 .n_rows = 1,
@@ -222,7 +220,7 @@ bool ce_attend(const ce_pass *pass, int layer) {
     attention_loop loop = {.pass = pass, .layer = layer};
     for (int row = 0; row < pass->n_rows; row += step) {
         loop.first_row = row;
-        loop.n_rows = min(step, pass->n_rows - row);
+        loop.n_rows = min_int(step, pass->n_rows - row);
         loop.n_tasks = 0;
         if (is_prompt)
             list_prompt_tasks(&loop);

@@ -189,9 +189,8 @@ def test_cancel_from_another_thread() -> None:
     engine.close()
 
 
-def test_close_ends_a_running_evaluation() -> None:
-    engine = slow_engine()
-    session = engine.session(4096)
+def start_evaluation(session: Session) -> tuple[threading.Thread, list[BaseException]]:
+    """A thread that evaluates a prompt for a minute, and what it will have raised."""
     outcome: list[BaseException] = []
 
     def run() -> None:
@@ -202,6 +201,12 @@ def test_close_ends_a_running_evaluation() -> None:
 
     thread = threading.Thread(target=run)
     thread.start()
+    return thread, outcome
+
+
+def test_close_ends_a_running_evaluation() -> None:
+    engine = slow_engine()
+    thread, outcome = start_evaluation(engine.session(4096))
     time.sleep(0.2)
     engine.close()
     thread.join(timeout=60)
@@ -211,17 +216,8 @@ def test_close_ends_a_running_evaluation() -> None:
 
 @contextmanager
 def evaluating(session: Session) -> Iterator[threading.Thread]:
-    """A thread evaluates a prompt that would take a minute, and is cancelled at the end."""
-    outcome: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            session.eval(np.ones(4000, np.int32), Phase.PROMPT)
-        except PymixtralError as error:
-            outcome.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
+    """A thread holds the session, and is cancelled at the end."""
+    thread, outcome = start_evaluation(session)
     try:
         with suppress(EngineError):
             while True:  # until the session is held
