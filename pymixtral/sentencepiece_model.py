@@ -61,6 +61,8 @@ def _build_entries(
     no text matches. sentencepiece insists on one unknown entry and on all 256 bytes: those that
     the file lacks follow the last token.
     """
+    # To reach an enum's member takes as long as half an entry, and a model has tens of thousands.
+    unknown_kind, byte_kind = TokenType.UNKNOWN, TokenType.BYTE
     taken = {*tokens, *BYTE_PIECES}
     unknown = _free_name("unknown", taken)
     entries: list[bytes] = []
@@ -68,9 +70,9 @@ def _build_entries(
     refused: dict[str, list[int]] = {EMPTY: [], NULL: [], DUPLICATE: []}
     for token_id, (token, score, kind) in enumerate(zip(tokens, scores, types, strict=True)):
         piece = token
-        if kind is TokenType.UNKNOWN:
+        if kind is unknown_kind:
             piece, score = unknown, 0.0
-        elif kind is TokenType.BYTE:
+        elif kind is byte_kind:
             piece, score = BYTE_PIECES[byte_value(token)], 0.0
         is_outside = kind in OUTSIDE_SENTENCEPIECE
         reason = None if is_outside else _refusal(piece, seen)

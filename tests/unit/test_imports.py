@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +96,14 @@ def test_only_engine_imports_the_extension() -> None:
 def test_formats_does_not_load_the_engine() -> None:
     code = "import sys, pymixtral.formats; sys.exit('pymixtral._cengine' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd="/", check=False).returncode == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
+def test_program_starts_no_threads_of_numpy() -> None:
+    code = "import os, pymixtral.cli.run; print(len(os.listdir('/proc/self/task')))"
+    command = [sys.executable, "-c", code]
+    env = {name: value for name, value in os.environ.items() if "OPENBLAS" not in name}
+    assert subprocess.run(command, env=env, check=True, capture_output=True).stdout == b"1\n"
 
 
 def test_posix_is_confined() -> None:
