@@ -1,6 +1,7 @@
-"""Every type against llama.cpp on the same file: reading a prompt, and generating.
+"""Every type against a peer on the same file: reading a prompt, and generating.
 
     python bench/all_types.py --peer-python peer/bin/python [--types Q2_K IQ3_S] [--out FILE.md]
+    python bench/all_types.py --package ik_llama_cpp --peer-python ik/bin/python --tier avx2
 
 For each type a full-width Mixtral of three layers is written to a temporary folder (up to 5 GB),
 raced by peers.py in interleaved rounds, and deleted. Our weights are as the file has them and then,
@@ -18,6 +19,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from contenders import at_least_one
 from facts import facts_of_run
 from results import markdown_row
 
@@ -26,15 +28,11 @@ from pymixtral.formats.names import TensorRole
 
 HERE = Path(__file__).parent
 LAYERS, COLUMNS, ROWS = 3, 4096, 14336
-PEERS = ("flash_attn=1,repack=0", "flash_attn=1,repack=1")
+SETTINGS = ("flash_attn=1,repack=0", "flash_attn=1,repack=1")
+NAMES = {"llama_cpp": "llama.cpp", "ik_llama_cpp": "ik_llama.cpp"}
 TYPES = (
     *("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"),
     *("IQ4_NL", "IQ4_XS", "IQ3_XXS", "IQ3_S", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ1_S"),
-)
-HEADS = (
-    *("type", "prompt, tokens/s", "llama.cpp", "ratio"),
-    *("generated, tokens/s", "llama.cpp", "ratio", "of the read bandwidth"),
-    *("repacked, generated", "llama.cpp", "ratio", "of the read bandwidth"),
 )
 
 Result = dict[str, Any]
@@ -43,8 +41,9 @@ Result = dict[str, Any]
 def race(model: Path, options: argparse.Namespace, *more: str) -> list[Result]:
     """What peers.py found, ours first, for "prefill" and then for "decode"."""
     command = [HERE / "peers.py", model, "--json", "--peer-python", options.peer_python]
-    command += ["-r", str(options.rounds), "-n", "32", *more]
-    command += [word for settings in PEERS for word in ("--peer", settings)]
+    command += ["--package", options.package, "-r", str(options.rounds), "-n", "32", *more]
+    command += [word for settings in SETTINGS for word in ("--peer", settings)]
+    command += ["--tier", options.tier] if options.tier else []
     found = subprocess.run([sys.executable, *command], check=True, stdout=subprocess.PIPE)
     results: list[Result] = json.loads(found.stdout)["results"]
     return results
@@ -77,17 +76,27 @@ def decode_cells(results: list[Result]) -> list[str]:
 
 
 def heading(options: argparse.Namespace) -> list[str]:
-    facts = facts_of_run(default_threads(), options.rounds) | {"llama.cpp": "; ".join(PEERS)}
+    peer = NAMES[options.package]
+    facts = facts_of_run(default_threads(), options.rounds) | {peer: "; ".join(SETTINGS)}
     rows = [line for fact in facts.items() for line in markdown_row(fact)]
     of_run = markdown_row(["of the run", ""], is_head=True)
-    return ["# Every type", "", *of_run, *rows, "", *markdown_row(HEADS, is_head=True)]
+    columns = [
+        *("type", "prompt, tokens/s", peer, "ratio"),
+        *("generated, tokens/s", peer, "ratio", "of the read bandwidth"),
+        *("repacked, generated", peer, "ratio", "of the read bandwidth"),
+    ]
+    return ["# Every type", "", *of_run, *rows, "", *markdown_row(columns, is_head=True)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--peer-python", required=True, help="an interpreter that has llama_cpp")
+    parser.add_argument(
+        "--package", choices=NAMES, default="llama_cpp", help="the peer (llama_cpp)"
+    )
+    parser.add_argument("--peer-python", required=True, help="an interpreter that has it")
+    parser.add_argument("--tier", help="ours (the CPU's best)")
     parser.add_argument("--types", nargs="+", default=TYPES, choices=TYPES, metavar="TYPE")
-    parser.add_argument("-r", "--rounds", type=int, default=5, help="rounds (5)")
+    parser.add_argument("-r", "--rounds", type=at_least_one, default=5, help="rounds (5)")
     parser.add_argument("--folder", type=Path, help="for the models (the system's for such files)")
     parser.add_argument("--out", type=Path, help="a file that gets what is printed")
     options = parser.parse_args()

@@ -216,12 +216,16 @@ def at_least_one(text: str) -> int:
     return count
 
 
-def peer_settings(text: str) -> dict[str, int]:
-    """`n_batch=2048,repack=0` of llama.cpp as a dict, with defaults for what it leaves out."""
-    settings = dict(PEER_DEFAULTS["llama_cpp"])
+def peer_settings(package: str, text: str) -> dict[str, int]:
+    """`n_batch=2048,repack=0` as a dict, with the package's defaults for what it leaves out.
+
+    Raises:
+        PeerError: the package has no such setting, or its value is no number.
+    """
+    settings = dict(PEER_DEFAULTS[package])
     for part in filter(None, text.split(",")):
         key, _, value = part.partition("=")
         if key not in settings or not value.isdecimal():
-            raise argparse.ArgumentTypeError(f"{part}: must be one of {', '.join(settings)}=NUMBER")
+            raise PeerError(f"--peer {part}: must be one of {', '.join(settings)}=NUMBER")
         settings[key] = int(value)
     return settings

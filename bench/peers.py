@@ -1,6 +1,8 @@
-"""Races pymixtral against llama.cpp on one GGUF file.
+"""Races pymixtral against llama.cpp, or ik_llama.cpp, on one GGUF file.
 
     python bench/peers.py MODEL.gguf --peer-python PEER_VENV/bin/python
+    python bench/peers.py MODEL.gguf --package ik_llama_cpp --peer-python IK_VENV/bin/python \\
+        --tier avx2  # its wheel is built for AVX2
     python bench/peers.py MODEL.gguf --depth 8192 -p 512 -n 16  # attention over a long context
     python bench/peers.py MODEL.gguf --sequences 8 -n 16  # batched decode
 
@@ -31,6 +33,7 @@ from contenders import (
     PeerError,
     at_least_one,
     peer_settings,
+    shown,
 )
 from race import Race, print_table
 
@@ -49,19 +52,20 @@ def loaded(options: argparse.Namespace) -> Iterator[tuple[Ours, list[Peer]]]:
         options.threads,
         options.kv_type,
         options.sequences,
-        repack=options.repack,
+        options.tier,
+        options.repack,
     )
     with closing(ours), ExitStack() as stack:
-        for settings in options.peer or [PEER_DEFAULTS["llama_cpp"]]:
-            settings = settings | {
+        for given in options.peer:
+            settings = peer_settings(options.package, given) | {
                 "n_ctx": n_ctx,
                 "n_threads": ours.llm.engine.threads,
                 "n_sequences": options.sequences,
             }
             try:
-                peer = Peer(options.peer_python, "llama_cpp", options.model, settings)
+                peer = Peer(options.peer_python, options.package, options.model, settings)
             except PeerError as error:
-                print(f"llama_cpp is left out: {error}", file=sys.stderr)
+                print(f"{options.package} is left out: {error}", file=sys.stderr)
                 break
             peers.append(stack.enter_context(closing(peer)))
         yield ours, peers
@@ -84,24 +88,32 @@ def parse_arguments() -> argparse.Namespace:
         help="with 2 or more, measure generating with so many at once instead of the tests",
     )
     parser.add_argument("--kv-type", default="f16", help="of our KV cache: f16, q8_0 or f32 (f16)")
+    parser.add_argument("--tier", help="ours (the CPU's best)")
     parser.add_argument("--repack", action="store_true", help="our weights repacked")
     parser.add_argument("-r", "--rounds", type=at_least_one, default=5, help="rounds (5)")
     parser.add_argument("-t", "--threads", type=int, help="default: all that may be used")
     parser.add_argument("--seed", type=int, default=0, help="of the token ids (0)")
     parser.add_argument(
-        "--peer-python", default=sys.executable, help="an interpreter that has llama_cpp (this one)"
+        "--package", choices=PEER_DEFAULTS, default="llama_cpp", help="the peer (llama_cpp)"
+    )
+    parser.add_argument(
+        "--peer-python", default=sys.executable, help="an interpreter that has it (this one)"
+    )
+    defaults = "; ".join(
+        f"{package}: {shown(package, PEER_DEFAULTS[package])}" for package in PEER_DEFAULTS
     )
     parser.add_argument(
         "--peer",
         action="append",
-        type=peer_settings,
         metavar="KEY=VALUE,...",
-        help="a peer's settings, as often as there are peers: n_batch (512), flash_attn (0), "
-        "repack (1: weights are copied into another layout), kv_q8_0 (0: the KV cache is f16), "
-        "kv_unified (0: a KV cache for each sequence)",
+        help="a peer's settings, as often as there are peers: n_batch; flash_attn; repack (weights "
+        "are copied into another layout); kv_q8_0 (the KV cache is not f16); kv_unified (one for "
+        f"all sequences); fused_moe. Defaults: {defaults}",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
-    return parser.parse_args()
+    options = parser.parse_args()
+    options.peer = options.peer or [""]
+    return options
 
 
 def run(ours: Ours, peers: list[Peer], options: argparse.Namespace) -> Race:

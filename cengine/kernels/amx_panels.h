@@ -12,6 +12,7 @@
 #include "amx_tiles.h"
 #include "avx2_points.h"
 #include "avx512vnni_rows.h"
+#include "points_in_rows.h"
 #include "repacked_blocks.h"
 #include "rows_blocks.h"
 

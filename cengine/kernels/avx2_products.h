@@ -27,9 +27,14 @@ INLINE __m256i multiply(bytes w, bytes x, bool is_signed) {
 
 INLINE ints add_pairs(__m256i v) { return (ints)_mm256_madd_epi16(v, _mm256_set1_epi16(1)); }
 
-/* sum plus, in each lane, the products of four bytes. */
-INLINE ints dot_4(ints sum, bytes w, bytes x, bool is_signed) {
-    return sum + add_pairs(multiply(w, x, is_signed));
+/* sum plus, in each lane, the products of four bytes. max_signed: the largest |w|, or 0 if w is
+ * unsigned. */
+INLINE ints dot_4(ints sum, bytes w, bytes x, int max_signed) {
+    if (0 < max_signed && max_signed < 128) { /* the |x| that many rows share are found once */
+        return sum + add_pairs(_mm256_maddubs_epi16(_mm256_abs_epi8((__m256i)x),
+                                                    _mm256_sign_epi8((__m256i)w, (__m256i)x)));
+    }
+    return sum + add_pairs(multiply(w, x, max_signed > 0));
 }
 
 /* a + b, here and now: gcc would make a tree of a sum of many, and have to spill its leaves. */

@@ -223,8 +223,8 @@ INLINE void sum_halves(ints half[2], const ints sums[VECTORS], bool short_sums) 
 INLINE ints dot_2(ints a, ints b) { return (ints)_mm512_madd_epi16((__m512i)a, (__m512i)b); }
 
 /* sum plus, in each lane, the products of four bytes. */
-INLINE ints dot_4(ints sum, bytes w, bytes x, bool is_signed) {
-    (void)is_signed; /* they have been made unsigned */
+INLINE ints dot_4(ints sum, bytes w, bytes x, int max_signed) {
+    (void)max_signed; /* they have been made unsigned */
     return (ints)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)w, (__m512i)x);
 }
 

@@ -16,8 +16,8 @@ enum { ROW_STREAM_TOKENS = 1, REPACKED_STREAM_TOKENS = 1 };
 enum { SIGNED_OFFSET = 128 };
 
 /* sum plus, in each lane, the products of four bytes. */
-INLINE ints dot_4(ints sum, bytes w, bytes x, bool is_signed) {
-    (void)is_signed; /* they have been made unsigned */
+INLINE ints dot_4(ints sum, bytes w, bytes x, int max_signed) {
+    (void)max_signed; /* they have been made unsigned */
     return (ints)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)w, (__m256i)x);
 }
 

@@ -3,6 +3,7 @@
 #ifndef CE_GRIDS_H
 #define CE_GRIDS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 extern const int8_t ce_iq4_numbers[16]; /* iq4_nl, iq4_xs */
@@ -17,6 +18,18 @@ extern const uint64_t ce_iq2_xxs_grid[256];
 extern const uint64_t ce_iq2_xs_grid[512];
 extern const uint64_t ce_iq2_s_grid[1024];
 extern const uint64_t ce_iq1_grid[2048]; /* in eighths: -8, 0 or 8 */
+
+/* Indices of points: bytes as a file has them, or words, `step` apart. */
+typedef struct {
+    const void *first;
+    bool are_bytes;
+    int step; /* of words */
+} point_indices;
+
+static inline uint32_t point_index(point_indices indices, int i) {
+    return indices.are_bytes ? ((const uint8_t *)indices.first)[i]
+                             : ((const uint32_t *)indices.first)[i * indices.step];
+}
 
 /* Four bytes of signs from seven bits in each: the eighth makes the number of negations even. */
 static inline uint32_t even_signs(uint32_t sevens) {

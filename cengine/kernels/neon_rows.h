@@ -166,8 +166,8 @@ INLINE ints dot_2(ints a, ints b) {
 }
 
 /* sum plus, in each lane, the products of four bytes. */
-INLINE ints dot_4(ints sum, bytes w, bytes x, bool is_signed) {
-    (void)is_signed;
+INLINE ints dot_4(ints sum, bytes w, bytes x, int max_signed) {
+    (void)max_signed;
     return (ints)vdotq_s32((int32x4_t)sum, (int8x16_t)w, (int8x16_t)x);
 }
 

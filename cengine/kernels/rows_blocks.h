@@ -23,7 +23,7 @@ typedef struct {
 } row_scales;
 
 /* The span's columns as points in a grid: the points' indices (8 points of 4 columns in a block, or
- * 4 of 8) and marked columns, a bit each. */
+ * 4 of 8), unless they are read where they are, and marked columns, a bit each. */
 typedef struct {
     uint32_t index[SPAN][8][ROWS];
     uint32_t marked[SPAN][ROWS];
@@ -43,12 +43,15 @@ typedef struct block_format {
     /* The quants of a sub-block of 32 columns. NULL for the types whose quants are points: they
      * are found for all rows of a span first. */
     bytes (*quants)(slice s, int sub);
-    void (*find_points)(span_points *p, const uint8_t *const row[ROWS]);
+    void (*find_points)(span_points *p, const struct block_format *f,
+                        const uint8_t *const row[ROWS]);
     /* Those of block b, of the slice's rows, which is the k-th one. */
     bytes (*quants_of_points)(const struct block_format *f, const span_points *p, slice s, int k,
                               int b);
     bool has_points_of_4;
-    const void *grid; /* of uint32_t (points of 4 columns) or of uint64_t (of 8) */
+    size_t byte_indices; /* where a block's indices are, if each is a byte, with eight bytes for
+                            every 32 columns; or else 0 */
+    const void *grid;    /* of uint32_t (points of 4 columns) or of uint64_t (of 8) */
     /* The scales of n sub-blocks from row[i] on; n is SPAN for the types of 256 columns. */
     void (*scales)(row_scales *s, const uint8_t *const row[ROWS], int n);
 } block_format;
@@ -121,6 +124,12 @@ INLINE floats to_floats(ints v) { return __builtin_convertvector(v, floats); }
 
 /* The `width` bits of each lane from bit `at` on. */
 INLINE ints field(ints v, int at, int width) { return v >> at & ((1 << width) - 1); }
+
+/* The `width` bits of each lane from bit `from` on, as those from `to` on. */
+INLINE ints moved_field(ints v, int from, int to, int width) {
+    const ints moved = from > to ? v >> (from - to) : v << (to - from);
+    return moved & ((1 << width) - 1) << to;
+}
 
 /* In 16 bits each, the `width` bits of each lane from bit `at` on, and those a byte behind them. */
 INLINE ints two_fields(ints v, int at, int width) {

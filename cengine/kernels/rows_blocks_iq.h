@@ -20,13 +20,20 @@ INLINE bytes quants_iq4_xs(slice s, int sub) {
 /* What the quants of iq1_s and iq1_m, in eighths and with the one more or less, are above 0. */
 enum { IQ1_OFFSET = 9 };
 
+/* Whether indices are read from the rows, and not put. */
+INLINE bool has_indices_in_place(const block_format *f) {
+    return f->byte_indices != 0 && !has_points_in_columns(f);
+}
+
 /* The points of block b, of the slice's rows. */
 INLINE bytes look_up_points(const block_format *f, const span_points *p, slice s, int k, int b) {
     row_points points[ROWS_PER_VECTOR];
     for (int j = 0; j < ROWS_PER_VECTOR; j++) {
-        const uint32_t *index = p->index[b][0] + row_of(k, j);
-        points[j] = f->has_points_of_4 ? eight_points_of_4(f->grid, index, ROWS)
-                                       : four_points_of_8(f->grid, index, ROWS);
+        const point_indices in_place = {s.row[j] + f->byte_indices + 8 * b, .are_bytes = true};
+        const point_indices put = {p->index[b][0] + row_of(k, j), .step = ROWS};
+        const point_indices indices = has_indices_in_place(f) ? in_place : put;
+        points[j] = f->has_points_of_4 ? eight_points_of_4(f->grid, indices)
+                                       : four_points_of_8(f->grid, indices);
     }
     return join_rows(s, points);
 }
@@ -44,6 +51,8 @@ INLINE bytes signed_points(const block_format *f, const span_points *p, slice s,
     marked_in_slice(negative, p, k, b);
     return negate_where(look_up_points(f, p, s, k, b), s, negative) + (uint8_t)f->offset;
 }
+
+INLINE bool has_signs(const block_format *f) { return f->quants_of_points == signed_points; }
 
 /* iq1: in eighths; marked columns are one less, the others one more. */
 INLINE bytes shifted_points(const block_format *f, const span_points *p, slice s, int k, int b) {
@@ -94,33 +103,40 @@ INLINE void put_words_of_signs(span_points *p, const uint8_t *const row[ROWS], s
 INLINE void put_eight_indices(span_points *p, const uint8_t *const row[ROWS], size_t at,
                               const ints high[2]) {
     for (int b = 0; b < SPAN; b += 2) {
+        const ints ninths = high[b / 4] >> 8 * (b % 4); /* shifts by constants are sooner done */
         ints word[4];
         words_of_rows(word, row, at + 8 * b);
         for (int i = 0; i < 16; i++) {
-            const ints ninth = field(high[b / 4], 8 * (b % 4) + i, 1);
-            put_index(p, b + i / 8, i % 8, field(word[i / 4], 8 * (i % 4), 8) | ninth << 8);
+            const ints index = field(word[i / 4], 8 * (i % 4), 8);
+            put_index(p, b + i / 8, i % 8, index | moved_field(ninths, i, 8, 1));
         }
     }
 }
 
-INLINE void find_points_iq3_xxs(span_points *p, const uint8_t *const row[ROWS]) {
+INLINE void find_points_iq3_xxs(span_points *p, const block_format *f,
+                                const uint8_t *const row[ROWS]) {
     const ints none[2] = {{0}};
-    put_eight_indices(p, row, offsetof(ce_block_iq3_xxs, qs), none);
+    if (!has_indices_in_place(f)) {
+        put_eight_indices(p, row, offsetof(ce_block_iq3_xxs, qs), none);
+    }
     put_words_of_signs(p, row, offsetof(ce_block_iq3_xxs, signs), true);
 }
 
-INLINE void find_points_iq3_s(span_points *p, const uint8_t *const row[ROWS]) {
+INLINE void find_points_iq3_s(span_points *p, const block_format *f,
+                              const uint8_t *const row[ROWS]) {
+    (void)f;
     ints high[4]; /* and behind it, other things */
     words_of_rows(high, row, offsetof(ce_block_iq3_s, qh));
     put_eight_indices(p, row, offsetof(ce_block_iq3_s, qs), high);
     put_words_of_signs(p, row, offsetof(ce_block_iq3_s, signs), false);
 }
 
-INLINE void find_points_iq2_xxs(span_points *p, const uint8_t *const row[ROWS]) {
+INLINE void find_points_iq2_xxs(span_points *p, const block_format *f,
+                                const uint8_t *const row[ROWS]) {
     for (int b = 0; b < SPAN; b += 2) {
         ints word[4]; /* of two blocks */
         words_of_rows(word, row, offsetof(ce_block_iq2_xxs, sub) + 8 * b);
-        for (int i = 0; i < 8; i++) {
+        for (int i = 0; i < 8 && !has_indices_in_place(f); i++) {
             put_index(p, b + i / 4, i % 4, field(word[i / 4 * 2], 8 * (i % 4), 8));
         }
         put_marked(p, b, unpack_signs_of(word[1]));
@@ -135,7 +151,9 @@ INLINE unsigned_ints signs_above_indices(ints first, ints second) {
                          (high >> 1 & 0x7f000000));
 }
 
-INLINE void find_points_iq2_xs(span_points *p, const uint8_t *const row[ROWS]) {
+INLINE void find_points_iq2_xs(span_points *p, const block_format *f,
+                               const uint8_t *const row[ROWS]) {
+    (void)f;
     for (int b = 0; b < SPAN; b += 2) {
         ints word[4]; /* of two blocks */
         words_of_rows(word, row, offsetof(ce_block_iq2_xs, qs) + 8 * b);
@@ -157,21 +175,26 @@ INLINE void put_four_indices(span_points *p, const uint8_t *const row[ROWS], siz
         for (int j = 0; j < 4; j++) {
             const int block = b + j;
             for (int i = 0; i < 4; i++) {
-                const ints above = field(high[block / n], block % n * 32 / n + step * i, width);
-                put_index(p, block, i, field(word[j], 8 * i, 8) | above << 8);
+                const int from = block % n * 32 / n + step * i;
+                const ints above = moved_field(high[block / n], from, 8, width);
+                put_index(p, block, i, field(word[j], 8 * i, 8) | above);
             }
         }
     }
 }
 
-INLINE void find_points_iq2_s(span_points *p, const uint8_t *const row[ROWS]) {
+INLINE void find_points_iq2_s(span_points *p, const block_format *f,
+                              const uint8_t *const row[ROWS]) {
+    (void)f;
     ints high[4]; /* and behind it, the scales */
     words_of_rows(high, row, offsetof(ce_block_iq2_s, qh));
     put_four_indices(p, row, offsetof(ce_block_iq2_s, qs), high, 4, 2, 2);
     put_words_of_signs(p, row, offsetof(ce_block_iq2_s, signs), false);
 }
 
-INLINE void find_points_iq1_s(span_points *p, const uint8_t *const row[ROWS]) {
+INLINE void find_points_iq1_s(span_points *p, const block_format *f,
+                              const uint8_t *const row[ROWS]) {
+    (void)f;
     ints high[4];
     words_of_rows(high, row, offsetof(ce_block_iq1_s, qh));
     put_four_indices(p, row, offsetof(ce_block_iq1_s, qs), high, 2, 3, 3);
@@ -181,7 +204,9 @@ INLINE void find_points_iq1_s(span_points *p, const uint8_t *const row[ROWS]) {
     }
 }
 
-INLINE void find_points_iq1_m(span_points *p, const uint8_t *const row[ROWS]) {
+INLINE void find_points_iq1_m(span_points *p, const block_format *f,
+                              const uint8_t *const row[ROWS]) {
+    (void)f;
     ints high[4];
     words_of_rows(high, row, offsetof(ce_block_iq1_m, qh));
     put_four_indices(p, row, offsetof(ce_block_iq1_m, qs), high, 2, 3, 4);
@@ -328,6 +353,7 @@ static const block_format format_iq3_xxs = {.block_bytes = sizeof(ce_block_iq3_x
                                             .max_quant = 2 * 62,
                                             .offset = 62,
                                             .has_points_of_4 = true,
+                                            .byte_indices = offsetof(ce_block_iq3_xxs, qs),
                                             .find_points = find_points_iq3_xxs,
                                             .quants_of_points = signed_points,
                                             .grid = ce_iq3_xxs_grid,
@@ -347,6 +373,7 @@ static const block_format format_iq2_xxs = {.block_bytes = sizeof(ce_block_iq2_x
                                             .sub_blocks = 8,
                                             .max_quant = 2 * 43,
                                             .offset = 43,
+                                            .byte_indices = offsetof(ce_block_iq2_xxs, sub),
                                             .find_points = find_points_iq2_xxs,
                                             .quants_of_points = signed_points,
                                             .grid = ce_iq2_xxs_grid,

@@ -6,12 +6,12 @@
  * t, whose 32 columns are at q + 32 * t. */
 INLINE void add_products(ints sum[PANELS][TILE], const bytes *const w[PANELS], int n_panels, int g0,
                          int g1, const int8_t *q, int n_tokens, bool is_signed, int max_quant) {
-    (void)max_quant; /* 32 bits hold any sum */
+    const int max_signed = is_signed ? max_quant : 0;
     for (int g = g0; g < g1; g++) {
         for (int t = 0; t < n_tokens; t++) {
             const bytes x = broadcast_4(q + 32 * t + 4 * g);
             for (int p = 0; p < n_panels; p++) {
-                sum[p][t] = dot_4(sum[p][t], w[p][g], x, is_signed);
+                sum[p][t] = dot_4(sum[p][t], w[p][g], x, max_signed);
             }
         }
     }

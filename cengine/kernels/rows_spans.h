@@ -44,8 +44,8 @@ INLINE void for_blocks(const block_format *f, const uint8_t *const row[ROWS], in
                        void *context) {
     if (f->find_points != NULL) {
         span_points points;
-        f->find_points(&points, row);
-#pragma GCC unroll 1 /* eight times the code would not fit the caches of instructions */
+        f->find_points(&points, f, row);
+#pragma GCC unroll 2 /* eight times the code would not fit the caches of instructions */
         for (int b = 0; b < n; b++) {
             fn(context, f, row, &points, b);
         }

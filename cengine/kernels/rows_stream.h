@@ -62,19 +62,30 @@ typedef struct {
     int b0;
 } stream;
 
+/* The k-th vector's sums of four products, with the 32 columns at q. */
+INLINE ints products_of_rows(const block_format *f, const uint8_t *const row[ROWS],
+                             const span_points *points, int k, int b, const int8_t *q) {
+    const ints zero = {0};
+    const bytes xq = broadcast_columns(q, k);
+    if (has_signs(f)) { /* they are given to the columns, so that points need no offset */
+        const slice s = slice_of(row, k, 0);
+        uint32_t negative[ROWS_PER_VECTOR];
+        marked_in_slice(negative, points, k, b);
+        return dot_4(zero, look_up_points(f, points, s, k, b), negate_where(xq, s, negative), 0);
+    }
+    const bytes offset = (bytes){0} + (uint8_t)offset_of(f);
+    const ints start = offset_of(f) != 0 ? zero - dot_4(zero, offset, xq, 0) : zero;
+    return dot_4(start, quants_at(f, row, points, k, b), xq, f->is_signed ? f->max_quant : 0);
+}
+
 /* The integers row by row: sums of four columns, transposed. */
 INLINE void stream_rows(stream *s, const block_format *f, const uint8_t *const row[ROWS],
                         const span_points *points, int b) {
     const int at = s->b0 + b;
-    const int8_t *q = s->x->q + at * CE_QK;
-    const ints zero = {0};
-    const bytes offset = (bytes){0} + (uint8_t)offset_of(f);
     ints sums[VECTORS], half[2];
 #pragma GCC unroll 8 /* VECTORS */
     for (int k = 0; k < VECTORS; k++) {
-        const bytes xq = broadcast_columns(q, k);
-        const ints start = offset_of(f) != 0 ? zero - dot_4(zero, offset, xq, false) : zero;
-        sums[k] = dot_4(start, quants_at(f, row, points, k, b), xq, f->is_signed);
+        sums[k] = products_of_rows(f, row, points, k, b, s->x->q + at * CE_QK);
     }
     sum_halves(half, sums, has_short_sums(f));
     s->acc = accumulate(f, s->acc, half, &s->span.scales, b, terms_of_token(s->x, at));
