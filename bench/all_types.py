@@ -29,7 +29,7 @@ from pymixtral.formats.names import TensorRole
 HERE = Path(__file__).parent
 LAYERS, COLUMNS, ROWS = 3, 4096, 14336
 SETTINGS = ("flash_attn=1,repack=0", "flash_attn=1,repack=1")
-NAMES = {"llama_cpp": "llama.cpp", "ik_llama_cpp": "ik_llama.cpp"}
+PEERS = {"llama_cpp": "llama.cpp", "ik_llama_cpp": "ik_llama.cpp"}
 TYPES = (
     *("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"),
     *("IQ4_NL", "IQ4_XS", "IQ3_XXS", "IQ3_S", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ1_S"),
@@ -76,7 +76,7 @@ def decode_cells(results: list[Result]) -> list[str]:
 
 
 def heading(options: argparse.Namespace) -> list[str]:
-    peer = NAMES[options.package]
+    peer = PEERS[options.package]
     facts = facts_of_run(default_threads(), options.rounds) | {peer: "; ".join(SETTINGS)}
     rows = [line for fact in facts.items() for line in markdown_row(fact)]
     of_run = markdown_row(["of the run", ""], is_head=True)
@@ -91,7 +91,7 @@ def heading(options: argparse.Namespace) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--package", choices=NAMES, default="llama_cpp", help="the peer (llama_cpp)"
+        "--package", choices=PEERS, default="llama_cpp", help="the peer (llama_cpp)"
     )
     parser.add_argument("--peer-python", required=True, help="an interpreter that has it")
     parser.add_argument("--tier", help="ours (the CPU's best)")

@@ -56,8 +56,8 @@ def loaded(options: argparse.Namespace) -> Iterator[tuple[Ours, list[Peer]]]:
         options.repack,
     )
     with closing(ours), ExitStack() as stack:
-        for given in options.peer:
-            settings = peer_settings(options.package, given) | {
+        for settings in options.peer:
+            settings = settings | {
                 "n_ctx": n_ctx,
                 "n_threads": ours.llm.engine.threads,
                 "n_sequences": options.sequences,
@@ -112,7 +112,10 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args()
-    options.peer = options.peer or [""]
+    try:
+        options.peer = [peer_settings(options.package, text) for text in options.peer or [""]]
+    except PeerError as error:
+        parser.error(str(error))
     return options
 
 
