@@ -60,7 +60,7 @@ static void quantize_block(int8_t *q, float *scale, ce_act_sums *sums, const flo
     }
     const int32_t low = sum_lanes_i32(_mm256_add_epi32(v[0], v[1]));
     const int32_t high = sum_lanes_i32(_mm256_add_epi32(v[2], v[3]));
-    *sums = (ce_act_sums){low + high, {(int16_t)low, (int16_t)high}};
+    *sums = ce_act_sums_of(low, high, *scale);
     _mm256_storeu_si256((__m256i *)q, pack_bytes(v));
 }
 

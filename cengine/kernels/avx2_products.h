@@ -37,6 +37,16 @@ INLINE ints dot_4(ints sum, bytes w, bytes x, int max_signed) {
     return sum + add_pairs(multiply(w, x, max_signed > 0));
 }
 
+/* In each lane, the products of four bytes of two vectors each. */
+INLINE ints dot_8(const bytes w[2], const bytes x[2], bool is_signed, int max_quant) {
+    if (4 * 127 * max_quant <= INT16_MAX) {
+        return add_pairs(
+            _mm256_add_epi16(multiply(w[0], x[0], is_signed), multiply(w[1], x[1], is_signed)));
+    }
+    const int max_signed = is_signed ? max_quant : 0;
+    return dot_4(dot_4((ints){0}, w[0], x[0], max_signed), w[1], x[1], max_signed);
+}
+
 /* a + b, here and now: gcc would make a tree of a sum of many, and have to spill its leaves. */
 INLINE __m256i add_in_order(__m256i a, __m256i b) {
     __m256i sum = _mm256_add_epi16(a, b);

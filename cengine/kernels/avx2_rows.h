@@ -13,6 +13,10 @@
 /* In `floats` and `ints` lanes are rows; a vector of bytes holds 32 of each of its rows. */
 enum { ROWS = 8, ROWS_PER_VECTOR = 1, VECTORS = 8 };
 
+/* Whether a quarter of the rows is loaded fast enough for half as many sums to pay, where 32 bytes
+ * of a row could be loaded at once. */
+enum { PREFERS_QUARTERS = 1 };
+
 typedef float floats __attribute__((vector_size(4 * ROWS)));
 typedef int32_t ints __attribute__((vector_size(4 * ROWS)));
 typedef uint8_t bytes __attribute__((vector_size(4 * ROWS)));
@@ -49,6 +53,17 @@ INLINE bytes broadcast_4(const void *p) {
     int32_t v;
     memcpy(&v, p, sizeof v);
     return (bytes)_mm256_set1_epi32(v);
+}
+
+/* 16 columns for each row of a quarter. */
+INLINE bytes broadcast_16(const int8_t *q) {
+    return (bytes)_mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)q));
+}
+
+/* The 16 bytes at row[i] + at of a quarter of the rows: i = k and k + 4. */
+INLINE bytes load_quarter(const uint8_t *const row[ROWS], int k, size_t at) {
+    return (bytes)_mm256_loadu2_m128i((const __m128i *)(row[k + 4] + at),
+                                      (const __m128i *)(row[k] + at));
 }
 
 /* A byte per column. */
@@ -118,10 +133,9 @@ INLINE void store_rows(float *y, floats v, int n_rows) {
 
 /* The four 32-bit words at row[i] + at of each row: out[j] lane i = word j of row i. */
 INLINE void words_of_rows(ints out[4], const uint8_t *const row[ROWS], size_t at) {
-    __m256i v[4]; /* rows i and i + 4 */
+    __m256i v[4];
     for (int i = 0; i < 4; i++) {
-        v[i] =
-            _mm256_loadu2_m128i((const __m128i *)(row[i + 4] + at), (const __m128i *)(row[i] + at));
+        v[i] = (__m256i)load_quarter(row, i, at);
     }
     const __m256i low01 = _mm256_unpacklo_epi32(v[0], v[1]);
     const __m256i low23 = _mm256_unpacklo_epi32(v[2], v[3]);
@@ -180,6 +194,12 @@ INLINE void sum_halves(ints half[2], const ints sums[VECTORS], bool short_sums) 
     const __m256i low = merge(v, short_sums), high = merge(v + 4, short_sums);
     half[0] = (ints)_mm256_permute2x128_si256(low, high, 0x20);
     half[1] = (ints)_mm256_permute2x128_si256(low, high, 0x31);
+}
+
+/* From sums of the k-th quarter's rows: lane i = the sum of row i. With short_sums, those of two
+ * lanes fit 16 bits. */
+INLINE ints sum_quarters(const ints sums[4], bool short_sums) {
+    return (ints)merge((const __m256i *)sums, short_sums);
 }
 
 /* ---- Products ---- */

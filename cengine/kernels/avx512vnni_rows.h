@@ -12,6 +12,10 @@
 /* In `floats` and `ints` lanes are rows; a vector of bytes holds 32 of each of its rows. */
 enum { ROWS = 16, ROWS_PER_VECTOR = 2, VECTORS = 8 };
 
+/* Whether a quarter of the rows is loaded fast enough for half as many sums to pay, where 32 bytes
+ * of a row could be loaded at once. */
+enum { PREFERS_QUARTERS = 0 };
+
 /* What one sweep keeps in registers: PANELS times ROWS rows, TILE tokens. Two panels share the
  * loads of the activations, which would otherwise take as long as the products. The panels of
  * BLOCK_TILES sweeps lie in L1 together. */
@@ -63,14 +67,27 @@ INLINE bytes broadcast_4(const void *p) {
     return (bytes)_mm512_set1_epi32(v);
 }
 
+INLINE __m128i load_128(const uint8_t *p) { return _mm_loadu_si128((const __m128i *)p); }
+
+/* 16 columns for each row of a quarter. */
+INLINE bytes broadcast_16(const int8_t *q) {
+    return (bytes)_mm512_broadcast_i32x4(load_128((const uint8_t *)q));
+}
+
+/* The 16 bytes at row[i] + at of a quarter of the rows: i = k, k + 4, k + 8 and k + 12. */
+INLINE bytes load_quarter(const uint8_t *const row[ROWS], int k, size_t at) {
+    __m512i v = _mm512_castsi128_si512(load_128(row[k] + at));
+    v = _mm512_inserti32x4(v, load_128(row[k + 4] + at), 1);
+    v = _mm512_inserti32x4(v, load_128(row[k + 8] + at), 2);
+    return (bytes)_mm512_inserti32x4(v, load_128(row[k + 12] + at), 3);
+}
+
 /* A byte per column. */
 INLINE bytes load_columns(slice s, size_t at) {
     const __m256i v[ROWS_PER_VECTOR] = {_mm256_loadu_si256((const __m256i *)(s.row[0] + at)),
                                         _mm256_loadu_si256((const __m256i *)(s.row[1] + at))};
     return join_rows(s, v);
 }
-
-INLINE __m128i load_128(const uint8_t *p) { return _mm_loadu_si128((const __m128i *)p); }
 
 /* The low nibbles of 16 bytes, then the high ones; of one row, then of the other. */
 INLINE bytes low_then_high(slice s, size_t at) {
@@ -151,12 +168,9 @@ INLINE void transpose_words(__m512i out[4], const __m512i v[4]) {
 
 /* The four 32-bit words at row[i] + at of each row: out[j] lane i = word j of row i. */
 INLINE void words_of_rows(ints out[4], const uint8_t *const row[ROWS], size_t at) {
-    __m512i v[4]; /* rows i, i + 4, i + 8 and i + 12 */
+    __m512i v[4];
     for (int i = 0; i < 4; i++) {
-        v[i] = _mm512_castsi128_si512(load_128(row[i] + at));
-        v[i] = _mm512_inserti32x4(v[i], load_128(row[i + 4] + at), 1);
-        v[i] = _mm512_inserti32x4(v[i], load_128(row[i + 8] + at), 2);
-        v[i] = _mm512_inserti32x4(v[i], load_128(row[i + 12] + at), 3);
+        v[i] = (__m512i)load_quarter(row, i, at);
     }
     transpose_words((__m512i *)out, v);
 }
@@ -215,6 +229,12 @@ INLINE void sum_halves(ints half[2], const ints sums[VECTORS], bool short_sums) 
     const __m512i low = merge(v, short_sums), high = merge(v + 4, short_sums);
     half[0] = (ints)even_quarters(low, high);
     half[1] = (ints)odd_quarters(low, high);
+}
+
+/* From sums of the k-th quarter's rows: lane i = the sum of row i. With short_sums, those of two
+ * lanes fit 16 bits. */
+INLINE ints sum_quarters(const ints sums[4], bool short_sums) {
+    return (ints)merge((const __m512i *)sums, short_sums);
 }
 
 /* ---- Products ---- */

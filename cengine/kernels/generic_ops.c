@@ -17,7 +17,7 @@ static void quantize_block(int8_t *q, float *scale, ce_act_sums *sums, const flo
     const float amax = float_from_bits(amax_bits);
     const float inverse = 127.0f / amax;
     memset(q, 0, CE_ACT_BLOCK);
-    *sums = (ce_act_sums){0};
+    int32_t half[2] = {0}; /* the sums */
     if (amax_bits >= 0x7f800000) {
         *scale = float_from_bits(0x7fc00000);
     } else if (inverse > FLT_MAX) {
@@ -26,10 +26,10 @@ static void quantize_block(int8_t *q, float *scale, ce_act_sums *sums, const flo
         *scale = amax / 127.0f;
         for (int i = 0; i < CE_ACT_BLOCK; i++) {
             q[i] = (int8_t)lrintf(x[i] * inverse);
-            sums->all += q[i];
-            sums->half[i / 16] += q[i];
+            half[i / 16] += q[i];
         }
     }
+    *sums = ce_act_sums_of(half[0], half[1], *scale);
 }
 
 static void quantize_act(int8_t *q, float *scale, ce_act_sums *sums, const float *x, int n) {

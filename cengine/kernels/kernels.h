@@ -37,9 +37,13 @@ enum { CE_READ_BYTES = 512 };
 
 /* The sums of a block's q, for types with a min, an offset or scales of 16 columns. */
 typedef struct {
-    int32_t all;
     int16_t half[2]; /* 16 columns each */
+    float scaled;    /* the scale times that of all */
 } ce_act_sums;
+
+static inline ce_act_sums ce_act_sums_of(int32_t low, int32_t high, float scale) {
+    return (ce_act_sums){{(int16_t)low, (int16_t)high}, scale * (float)(low + high)};
+}
 
 /* The inputs of one matmul: n_tokens contiguous rows of n_cols, as floats (for the weight types
  * F32, F16, BF16) or, for the block types, as int8 with a scale per 32 columns or as the kernel's

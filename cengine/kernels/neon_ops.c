@@ -50,7 +50,7 @@ static void quantize_block(int8_t *q, float *scale, ce_act_sums *sums, const flo
         }
     }
     const int32_t low = vaddvq_s32(half[0]), high = vaddvq_s32(half[1]);
-    *sums = (ce_act_sums){low + high, {(int16_t)low, (int16_t)high}};
+    *sums = ce_act_sums_of(low, high, *scale);
     store_bytes(q, v);
 }
 

@@ -13,6 +13,10 @@
 /* In `floats` and `ints` lanes are rows; a vector of bytes holds 16 of one of its rows. */
 enum { ROWS = 4, ROWS_PER_VECTOR = 1, VECTORS = 8 };
 
+/* Whether half as many sums pay where 32 bytes of a row could be loaded at once: here no load has
+ * more than 16. */
+enum { PREFERS_QUARTERS = 1 };
+
 /* What one sweep keeps in registers: PANELS times ROWS rows, TILE tokens. The panels of BLOCK_TILES
  * sweeps lie in L1 together. */
 enum { PANELS = 4, TILE = 4, BLOCK_TILES = 2 };
@@ -57,6 +61,14 @@ INLINE bytes broadcast_4(const void *p) {
     uint32_t v;
     memcpy(&v, p, sizeof v);
     return (bytes)vdupq_n_u32(v);
+}
+
+/* 16 columns for the row of a quarter. */
+INLINE bytes broadcast_16(const int8_t *q) { return (bytes)vld1q_s8(q); }
+
+/* The 16 bytes at row[i] + at of a quarter of the rows: i = k. */
+INLINE bytes load_quarter(const uint8_t *const row[ROWS], int k, size_t at) {
+    return (bytes)vld1q_u8(row[k] + at);
 }
 
 /* A byte per column. */
@@ -134,7 +146,7 @@ INLINE void transpose_words(int32x4_t out[4], const int32x4_t *v, int step) {
 INLINE void words_of_rows(ints out[4], const uint8_t *const row[ROWS], size_t at) {
     int32x4_t v[ROWS];
     for (int i = 0; i < ROWS; i++) {
-        v[i] = (int32x4_t)vld1q_u8(row[i] + at);
+        v[i] = (int32x4_t)load_quarter(row, i, at);
     }
     transpose_words((int32x4_t *)out, v, 1);
 }
@@ -156,6 +168,13 @@ INLINE void sum_halves(ints half[2], const ints sums[VECTORS], bool short_sums) 
     }
 }
 
+/* From sums of the k-th quarter's row: lane i = the sum of row i. */
+INLINE ints sum_quarters(const ints sums[4], bool short_sums) {
+    (void)short_sums;
+    const int32x4_t *v = (const int32x4_t *)sums;
+    return (ints)vpaddq_s32(vpaddq_s32(v[0], v[1]), vpaddq_s32(v[2], v[3]));
+}
+
 /* ---- Products ---- */
 
 /* In each lane, the products of two numbers of 16 bits, added. */
@@ -169,6 +188,12 @@ INLINE ints dot_2(ints a, ints b) {
 INLINE ints dot_4(ints sum, bytes w, bytes x, int max_signed) {
     (void)max_signed;
     return (ints)vdotq_s32((int32x4_t)sum, (int8x16_t)w, (int8x16_t)x);
+}
+
+/* In each lane, the products of four bytes of two vectors each. */
+INLINE ints dot_8(const bytes w[2], const bytes x[2], bool is_signed, int max_quant) {
+    const int max_signed = is_signed ? max_quant : 0;
+    return dot_4(dot_4((ints){0}, w[0], x[0], max_signed), w[1], x[1], max_signed);
 }
 
 /* sum plus the products of four groups of four columns with 16 columns of a token. */

@@ -32,7 +32,7 @@ INLINE floats accumulate(const block_format *f, floats acc, const ints half[2], 
         const ints x_sum = dot_2((ints)broadcast_4(x.sums.half), s->min_mult[b]);
         acc = subtract_product(s->min[b], x.scale * to_floats(x_sum), acc);
     } else if (f->has_min) {
-        acc = subtract_product(s->min[b], splat(x.scaled_sum), acc);
+        acc = subtract_product(s->min[b], splat(x.sums.scaled), acc);
     }
     return acc;
 }
@@ -52,8 +52,8 @@ INLINE void multiply_columns(ints half[2][PANELS][TILE], const block_format *f, 
 #pragma GCC unroll 2 /* halves */
     for (int h = 0; h < 2; h++) {
         for (int t = 0; t < n_tokens; t++) {
-            const ce_act_sums *sums = &x.terms[t].sums;
-            const int32_t sum = f->has_mult ? sums->half[h] : sums->all;
+            const int16_t *half_sum = x.terms[t].sums.half;
+            const int32_t sum = f->has_mult ? half_sum[h] : half_sum[0] + half_sum[1];
             const ints start = h < n_halves ? splat_int(-offset_of(f) * sum) : (ints){0};
             for (int p = 0; p < n_panels; p++) {
                 half[h][p][t] = start;

@@ -43,6 +43,10 @@ typedef struct block_format {
     /* The quants of a sub-block of 32 columns. NULL for the types whose quants are points: they
      * are found for all rows of a span first. */
     bytes (*quants)(slice s, int sub);
+    /* The same by quarters of the rows, columns 0 ... 15 and columns 16 ... 31, if there is a way
+     * besides quants(): of the rows k, k + 4, ... of the blocks at row[i] + at. */
+    void (*halves)(bytes half[2], const uint8_t *const row[ROWS], int k, size_t at, int sub);
+    bool has_halves_at_once; /* both of them in 16 bytes */
     void (*find_points)(span_points *p, const struct block_format *f,
                         const uint8_t *const row[ROWS]);
     /* Those of block b, of the slice's rows, which is the k-th one. */
@@ -175,6 +179,23 @@ INLINE bytes with_fifth_bits(bytes low, slice s, size_t qh) {
     return add_where(low, s, high, 16);
 }
 
+/* The low nibbles of the 16 bytes at row[i] + at, and the high ones. */
+INLINE void split_nibbles(bytes half[2], const uint8_t *const row[ROWS], int k, size_t at) {
+    const bytes v = load_quarter(row, k, at);
+    half[0] = bits(v, 0, 15);
+    half[1] = bits(v, 4, 15);
+}
+
+INLINE void halves_q4_0(bytes half[2], const uint8_t *const row[ROWS], int k, size_t at, int sub) {
+    (void)sub;
+    split_nibbles(half, row, k, at + offsetof(ce_block_q4_0, qs));
+}
+
+INLINE void halves_q4_1(bytes half[2], const uint8_t *const row[ROWS], int k, size_t at, int sub) {
+    (void)sub;
+    split_nibbles(half, row, k, at + offsetof(ce_block_q4_1, qs));
+}
+
 INLINE bytes quants_q4_0(slice s, int sub) {
     (void)sub;
     return low_then_high(s, offsetof(ce_block_q4_0, qs));
@@ -258,6 +279,26 @@ INLINE bytes quants_q3_K(slice s, int sub) {
 }
 
 INLINE bytes quants_q4_K(slice s, int sub) { return nibbles(s, offsetof(ce_block_q4_K, qs), sub); }
+
+/* As nibbles(). */
+INLINE void halves_of_nibbles(bytes half[2], const uint8_t *const row[ROWS], int k, size_t at,
+                              int sub) {
+    for (int h = 0; h < 2; h++) {
+        half[h] = bits(load_quarter(row, k, at + 32 * (sub / 2) + 16 * h), 4 * (sub % 2), 15);
+    }
+}
+
+INLINE void halves_q4_K(bytes half[2], const uint8_t *const row[ROWS], int k, size_t at, int sub) {
+    halves_of_nibbles(half, row, k, at + offsetof(ce_block_q4_K, qs), sub);
+}
+
+INLINE void halves_q5_K(bytes half[2], const uint8_t *const row[ROWS], int k, size_t at, int sub) {
+    halves_of_nibbles(half, row, k, at + offsetof(ce_block_q5_K, qs), sub);
+    for (int h = 0; h < 2; h++) {
+        const bytes qh = load_quarter(row, k, at + offsetof(ce_block_q5_K, qh) + 16 * h);
+        half[h] |= moved_bits(qh, sub, 4, 1);
+    }
+}
 
 INLINE bytes quants_q5_K(slice s, int sub) {
     const bytes qh = load_columns(s, offsetof(ce_block_q5_K, qh));
@@ -354,6 +395,8 @@ static const block_format format_q4_0 = {.block_bytes = sizeof(ce_block_q4_0),
                                          .max_quant = 15,
                                          .offset = 8,
                                          .quants = quants_q4_0,
+                                         .halves = halves_q4_0,
+                                         .has_halves_at_once = true,
                                          .scales = scales_q4_0};
 
 static const block_format format_q4_1 = {.block_bytes = sizeof(ce_block_q4_1),
@@ -361,6 +404,8 @@ static const block_format format_q4_1 = {.block_bytes = sizeof(ce_block_q4_1),
                                          .max_quant = 15,
                                          .has_min = true,
                                          .quants = quants_q4_1,
+                                         .halves = halves_q4_1,
+                                         .has_halves_at_once = true,
                                          .scales = scales_q4_1};
 
 static const block_format format_q5_0 = {.block_bytes = sizeof(ce_block_q5_0),
@@ -408,6 +453,7 @@ static const block_format format_q4_K = {.block_bytes = sizeof(ce_block_q4_K),
                                          .max_quant = 15,
                                          .has_min = true,
                                          .quants = quants_q4_K,
+                                         .halves = halves_q4_K,
                                          .scales = scales_q4_K};
 
 static const block_format format_q5_K = {.block_bytes = sizeof(ce_block_q5_K),
@@ -415,6 +461,7 @@ static const block_format format_q5_K = {.block_bytes = sizeof(ce_block_q5_K),
                                          .max_quant = 31,
                                          .has_min = true,
                                          .quants = quants_q5_K,
+                                         .halves = halves_q5_K,
                                          .scales = scales_q4_K};
 
 static const block_format format_q6_K = {.block_bytes = sizeof(ce_block_q6_K),

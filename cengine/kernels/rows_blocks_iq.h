@@ -15,6 +15,23 @@ INLINE bytes quants_iq4_xs(slice s, int sub) {
     return look_up(ce_iq4_numbers, low_then_high(s, offsetof(ce_block_iq4_xs, qs) + 16 * sub));
 }
 
+INLINE void halves_of_iq4(bytes half[2], const uint8_t *const row[ROWS], int k, size_t at) {
+    split_nibbles(half, row, k, at);
+    half[0] = look_up(ce_iq4_numbers, half[0]);
+    half[1] = look_up(ce_iq4_numbers, half[1]);
+}
+
+INLINE void halves_iq4_nl(bytes half[2], const uint8_t *const row[ROWS], int k, size_t at,
+                          int sub) {
+    (void)sub;
+    halves_of_iq4(half, row, k, at + offsetof(ce_block_iq4_nl, qs));
+}
+
+INLINE void halves_iq4_xs(bytes half[2], const uint8_t *const row[ROWS], int k, size_t at,
+                          int sub) {
+    halves_of_iq4(half, row, k, at + offsetof(ce_block_iq4_xs, qs) + 16 * sub);
+}
+
 /* ---- Points ---- */
 
 /* What the quants of iq1_s and iq1_m, in eighths and with the one more or less, are above 0. */
@@ -339,6 +356,8 @@ static const block_format format_iq4_nl = {.block_bytes = sizeof(ce_block_iq4_nl
                                            .max_quant = 127,
                                            .is_signed = true,
                                            .quants = quants_iq4_nl,
+                                           .halves = halves_iq4_nl,
+                                           .has_halves_at_once = true,
                                            .scales = scales_iq4_nl};
 
 static const block_format format_iq4_xs = {.block_bytes = sizeof(ce_block_iq4_xs),
@@ -346,6 +365,8 @@ static const block_format format_iq4_xs = {.block_bytes = sizeof(ce_block_iq4_xs
                                            .max_quant = 127,
                                            .is_signed = true,
                                            .quants = quants_iq4_xs,
+                                           .halves = halves_iq4_xs,
+                                           .has_halves_at_once = true,
                                            .scales = scales_iq4_xs};
 
 static const block_format format_iq3_xxs = {.block_bytes = sizeof(ce_block_iq3_xxs),

@@ -2,6 +2,12 @@
 #ifndef CE_ROWS_PRODUCTS_H
 #define CE_ROWS_PRODUCTS_H
 
+/* In each lane, the products of four bytes of two vectors each. */
+INLINE ints dot_8(const bytes w[2], const bytes x[2], bool is_signed, int max_quant) {
+    const int max_signed = is_signed ? max_quant : 0;
+    return dot_4(dot_4((ints){0}, w[0], x[0], max_signed), w[1], x[1], max_signed);
+}
+
 /* sum[p][t] += the products of groups [g0, g1) of panel p of n_panels, of four columns, with token
  * t, whose 32 columns are at q + 32 * t. */
 INLINE void add_products(ints sum[PANELS][TILE], const bytes *const w[PANELS], int n_panels, int g0,

@@ -91,6 +91,34 @@ INLINE void stream_rows(stream *s, const block_format *f, const uint8_t *const r
     s->acc = accumulate(f, s->acc, half, &s->span.scales, b, terms_of_token(s->x, at));
 }
 
+INLINE bool has_quarters(const block_format *f) {
+    return f->halves != NULL && (f->has_halves_at_once || PREFERS_QUARTERS);
+}
+
+/* The integers by quarters of the rows: half as many sums to transpose. */
+INLINE void stream_quarters(stream *s, const block_format *f, const uint8_t *const row[ROWS],
+                            int b) {
+    const int at = s->b0 + b;
+    const int8_t *q = s->x->q + at * CE_QK;
+    const bytes columns[2] = {broadcast_16(q), broadcast_16(q + 16)};
+    const block_terms x = terms_of_token(s->x, at);
+    ints sums[4];
+#pragma GCC unroll 4 /* quarters */
+    for (int k = 0; k < 4; k++) {
+        bytes w[2];
+        f->halves(w, row, k, b / f->sub_blocks * f->block_bytes, b % f->sub_blocks);
+        if (f->is_signed) {
+            w[0] ^= SIGNED_OFFSET;
+            w[1] ^= SIGNED_OFFSET;
+        }
+        sums[k] = dot_8(w, columns, f->is_signed, f->max_quant);
+    }
+    const bool short_sums = !f->is_signed && 16 * 127 * f->max_quant <= INT16_MAX;
+    const int32_t sum = x.sums.half[0] + x.sums.half[1];
+    const ints half[2] = {sum_quarters(sums, short_sums), splat_int(-offset_of(f) * sum)};
+    s->acc = accumulate(f, s->acc, half, &s->span.scales, b, x);
+}
+
 /* Column by column, where these come so. */
 INLINE void stream_columns(stream *s, const block_format *f, const uint8_t *const row[ROWS],
                            const span_points *points, int b) {
@@ -111,6 +139,8 @@ INLINE void stream_block(void *context, const block_format *f, const uint8_t *co
     fetch_part(f, row, b, s->span.fetch);
     if (has_points_in_columns(f)) {
         stream_columns(s, f, row, points, b);
+    } else if (has_quarters(f)) {
+        stream_quarters(s, f, row, b);
     } else {
         stream_rows(s, f, row, points, b);
     }

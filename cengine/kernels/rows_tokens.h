@@ -9,13 +9,11 @@
 /* What a block of one token's activations is besides its columns. */
 typedef struct {
     float scale;
-    float scaled_sum; /* scale * sums.all */
     ce_act_sums sums;
 } block_terms;
 
 INLINE block_terms terms_of_token(const ce_acts *x, int at) {
-    const float scale = x->scale[at];
-    return (block_terms){scale, scale * (float)x->sums[at].all, x->sums[at]};
+    return (block_terms){x->scale[at], x->sums[at]};
 }
 
 /* ---- Packed, for several tokens ---- */
@@ -24,7 +22,6 @@ INLINE block_terms terms_of_token(const ce_acts *x, int at) {
 typedef struct {
     int8_t q[CE_PACK_TOKENS][CE_QK];
     float scale[CE_PACK_TOKENS];
-    float scaled_sum[CE_PACK_TOKENS]; /* scale * sums.all */
     ce_act_sums sums[CE_PACK_TOKENS];
 } packed_block;
 
@@ -39,7 +36,6 @@ static void pack_tokens(void *packed, const ce_acts *x, int n_tokens, int n_cols
             const size_t at = (size_t)t * n_blocks + b;
             memcpy(to[b].q[t], x->q + at * CE_QK, CE_QK);
             to[b].scale[t] = x->scale[at];
-            to[b].scaled_sum[t] = x->scale[at] * (float)x->sums[at].all;
             to[b].sums[t] = x->sums[at];
         }
     }
@@ -65,7 +61,7 @@ INLINE block_tokens block_of_token(const ce_acts *x, int at) {
 INLINE block_tokens tokens_of_packed(const packed_block *x, int t, int n_tokens) {
     block_tokens tokens = {.q = x->q[t]};
     for (int j = 0; j < n_tokens; j++) {
-        tokens.terms[j] = (block_terms){x->scale[t + j], x->scaled_sum[t + j], x->sums[t + j]};
+        tokens.terms[j] = (block_terms){x->scale[t + j], x->sums[t + j]};
     }
     return tokens;
 }

@@ -136,12 +136,12 @@ static void random_activation_block(int8_t *q, float *scale, ce_act_sums *sums, 
                                     bool zero) {
     const int all = r == ORDINARY ? 0 : random_int(-1, 1); /* all of them +127 or -127, or not */
     *scale = r == UNIT ? 1.0f : 0.01f * random_float();
-    *sums = (ce_act_sums){0};
+    int32_t half[2] = {0};
     for (int i = 0; i < CE_QK; i++) {
         q[i] = (int8_t)(zero ? 0 : all != 0 ? 127 * all : random_int(-127, 127));
-        sums->all += q[i];
-        sums->half[i / 16] += q[i];
+        half[i / 16] += q[i];
     }
+    *sums = ce_act_sums_of(half[0], half[1], *scale);
 }
 
 static void random_activations(int n_tokens, int n_cols, regime r) {

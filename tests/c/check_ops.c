@@ -106,18 +106,21 @@ enum { ACT_BLOCKS = 9, ACT_COLS = ACT_BLOCKS * CE_ACT_BLOCK };
 
 static void check_act_block(const float *x, const int8_t *q, float scale, ce_act_sums sums) {
     float amax = 0;
-    ce_act_sums want = {0};
+    int32_t half[2] = {0};
     bool finite = true;
     for (int i = 0; i < CE_ACT_BLOCK; i++) {
         amax = fmaxf(amax, fabsf(x[i]));
-        want.all += q[i];
-        want.half[i / 16] += q[i];
+        half[i / 16] += q[i];
         finite = finite && isfinite(x[i]);
     }
-    CHECK(memcmp(&sums, &want, sizeof sums) == 0, "sums %d (%d, %d), not %d (%d, %d)",
-          (int)sums.all, sums.half[0], sums.half[1], (int)want.all, want.half[0], want.half[1]);
+    const float scaled = scale * (float)(half[0] + half[1]);
+    CHECK(sums.half[0] == half[0] && sums.half[1] == half[1] &&
+              memcmp(&sums.scaled, &scaled, sizeof scaled) == 0,
+          "sums (%d, %d) %g, not (%d, %d) %g", sums.half[0], sums.half[1], sums.scaled,
+          (int)half[0], (int)half[1], scaled);
     if (!finite) {
-        CHECK(isnan(scale) && sums.all == 0, "a block with a NaN or infinity has scale %g", scale);
+        CHECK(isnan(scale) && half[0] == 0 && half[1] == 0,
+              "a block with a NaN or infinity has scale %g", scale);
         return;
     }
     CHECK(scale == (127.0f / amax <= FLT_MAX ? amax / 127.0f : 0.0f), "scale %g of %g", scale,
