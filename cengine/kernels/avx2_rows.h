@@ -147,6 +147,25 @@ INLINE void words_of_rows(ints out[4], const uint8_t *const row[ROWS], size_t at
     out[3] = (ints)_mm256_unpackhi_epi64(high01, high23);
 }
 
+/* The half floats at row[i] + at and 18 bytes behind it. 32 bytes are read. */
+INLINE void two_halves_of_rows(floats out[2], const uint8_t *const row[ROWS], size_t at) {
+    const __m256i first_then_second =
+        _mm256_setr_epi64x(0x0d0c090805040100, -1, 0x0f0e0b0a07060302, -1);
+    __m256i four[2]; /* of rows 4 k ... 4 k + 3 */
+    for (int k = 0; k < 2; k++) {
+        __m256i v[4];
+        for (int i = 0; i < 4; i++) {
+            v[i] = _mm256_loadu_si256((const __m256i *)(row[4 * k + i] + at));
+        }
+        const __m256i words = _mm256_unpacklo_epi64(_mm256_unpacklo_epi32(v[0], v[1]),
+                                                    _mm256_unpacklo_epi32(v[2], v[3]));
+        four[k] = _mm256_shuffle_epi8(words, first_then_second);
+    }
+    const __m256i both = _mm256_unpacklo_epi64(four[0], four[1]);
+    out[0] = (floats)_mm256_cvtph_ps(_mm256_castsi256_si128(both));
+    out[1] = (floats)_mm256_cvtph_ps(_mm256_extracti128_si256(both, 1));
+}
+
 /* out[g] lane i = the g-th four bytes of row i. */
 INLINE void transpose(bytes out[8], const bytes v[VECTORS]) {
     __m256i quad[2][4]; /* of rows 4 k ... 4 k + 3: group g in the low half, 4 + g in the high */

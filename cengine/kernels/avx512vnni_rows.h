@@ -175,6 +175,28 @@ INLINE void words_of_rows(ints out[4], const uint8_t *const row[ROWS], size_t at
     transpose_words((__m512i *)out, v);
 }
 
+/* The half floats at row[i] + at and 18 bytes behind it. 32 bytes are read. */
+INLINE void two_halves_of_rows(floats out[2], const uint8_t *const row[ROWS], size_t at) {
+    const __m512i first_then_second =
+        _mm512_broadcast_i64x4(_mm256_setr_epi64x(0x0d0c090805040100, -1, 0x0f0e0b0a07060302, -1));
+    __m512i four[2]; /* of rows 4 k ... 4 k + 3, and of those 8 behind */
+    for (int k = 0; k < 2; k++) {
+        __m512i v[4];
+        for (int i = 0; i < 4; i++) {
+            const __m256i low = _mm256_loadu_si256((const __m256i *)(row[4 * k + i] + at));
+            const __m256i high = _mm256_loadu_si256((const __m256i *)(row[4 * k + i + 8] + at));
+            v[i] = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+        }
+        const __m512i words = _mm512_unpacklo_epi64(_mm512_unpacklo_epi32(v[0], v[1]),
+                                                    _mm512_unpacklo_epi32(v[2], v[3]));
+        four[k] = _mm512_shuffle_epi8(words, first_then_second);
+    }
+    const __m512i mixed = _mm512_unpacklo_epi64(four[0], four[1]);
+    const __m512i both = _mm512_shuffle_i32x4(mixed, mixed, _MM_SHUFFLE(3, 1, 2, 0));
+    out[0] = (floats)_mm512_cvtph_ps(_mm512_castsi512_si256(both));
+    out[1] = (floats)_mm512_cvtph_ps(_mm512_extracti64x4_epi64(both, 1));
+}
+
 /* out[g] lane i = the g-th four bytes of row i. */
 INLINE void transpose(bytes out[8], const bytes v[VECTORS]) {
     __m512i quad[2][4]; /* group g of rows 8 k + 0 ... 3 in quarter 0, group 4 + g in quarter 1;

@@ -151,6 +151,17 @@ INLINE void words_of_rows(ints out[4], const uint8_t *const row[ROWS], size_t at
     transpose_words((int32x4_t *)out, v, 1);
 }
 
+/* The half floats at row[i] + at and 18 bytes behind it. */
+INLINE void two_halves_of_rows(floats out[2], const uint8_t *const row[ROWS], size_t at) {
+    for (int k = 0; k < 2; k++) {
+        uint16_t v[ROWS];
+        for (int i = 0; i < ROWS; i++) {
+            memcpy(&v[i], row[i] + at + 18 * k, sizeof v[i]);
+        }
+        out[k] = from_halves((half_floats)vld1_u16(v));
+    }
+}
+
 /* out[g] lane i = the g-th four bytes of row i. */
 INLINE void transpose(bytes out[8], const bytes v[VECTORS]) {
     for (int half = 0; half < 2; half++) {

@@ -237,8 +237,19 @@ INLINE void scales_of_blocks(row_scales *s, const uint8_t *const row[ROWS], int 
     }
 }
 
+/* The same of 18 bytes with a scale alone: two at once are found sooner than twice one. */
+INLINE void scales_of_18_bytes(row_scales *s, const uint8_t *const row[ROWS], int n) {
+    for (int b = 0; b + 1 < n; b += 2) {
+        two_halves_of_rows(s->scale + b, row, 18 * b);
+    }
+    if (n % 2 != 0) {
+        s->scale[n - 1] = half_of_rows(row, 18 * (n - 1));
+    }
+}
+
 INLINE void scales_q4_0(row_scales *s, const uint8_t *const row[ROWS], int n) {
-    scales_of_blocks(s, row, n, sizeof(ce_block_q4_0), false);
+    _Static_assert(sizeof(ce_block_q4_0) == 18, "the bytes of a block");
+    scales_of_18_bytes(s, row, n);
 }
 
 INLINE void scales_q4_1(row_scales *s, const uint8_t *const row[ROWS], int n) {

@@ -240,7 +240,8 @@ INLINE void find_points_iq1_m(span_points *p, const block_format *f,
 /* ---- Scales ---- */
 
 INLINE void scales_iq4_nl(row_scales *s, const uint8_t *const row[ROWS], int n) {
-    scales_of_blocks(s, row, n, sizeof(ce_block_iq4_nl), false);
+    _Static_assert(sizeof(ce_block_iq4_nl) == 18, "the bytes of a block");
+    scales_of_18_bytes(s, row, n);
 }
 
 /* Of each scale four low bits and two high ones. */
