@@ -43,8 +43,8 @@ typedef struct block_format {
     /* The quants of a sub-block of 32 columns. NULL for the types whose quants are points: they
      * are found for all rows of a span first. */
     bytes (*quants)(slice s, int sub);
-    /* The same by quarters of the rows, columns 0 ... 15 and columns 16 ... 31, if there is a way
-     * besides quants(): of the rows k, k + 4, ... of the blocks at row[i] + at. */
+    /* Those of a quarter of the rows (k, k + 4, ...), whose blocks are at row[i] + at: columns
+     * 0 ... 15 of each, and columns 16 ... 31. NULL for the types that gain nothing by it. */
     void (*halves)(bytes half[2], const uint8_t *const row[ROWS], int k, size_t at, int sub);
     bool has_halves_at_once; /* both of them in 16 bytes */
     void (*find_points)(span_points *p, const struct block_format *f,
@@ -105,7 +105,16 @@ INLINE bytes quants_at(const block_format *f, const uint8_t *const row[ROWS],
     return f->is_signed ? q ^ SIGNED_OFFSET : q;
 }
 
-/* What quants_at has added to the quants. */
+/* The same of the k-th quarter of the rows, in halves. */
+INLINE void halves_at(bytes half[2], const block_format *f, const uint8_t *const row[ROWS], int k,
+                      int b) {
+    f->halves(half, row, k, b / f->sub_blocks * f->block_bytes, b % f->sub_blocks);
+    for (int h = 0; h < 2 && f->is_signed; h++) {
+        half[h] ^= SIGNED_OFFSET;
+    }
+}
+
+/* What has been added to the quants. */
 INLINE int offset_of(const block_format *f) { return f->is_signed ? SIGNED_OFFSET : f->offset; }
 
 /* ---- Pieces ---- */

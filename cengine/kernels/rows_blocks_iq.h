@@ -153,8 +153,10 @@ INLINE void find_points_iq2_xxs(span_points *p, const block_format *f,
     for (int b = 0; b < SPAN; b += 2) {
         ints word[4]; /* of two blocks */
         words_of_rows(word, row, offsetof(ce_block_iq2_xxs, sub) + 8 * b);
-        for (int i = 0; i < 8 && !has_indices_in_place(f); i++) {
-            put_index(p, b + i / 4, i % 4, field(word[i / 4 * 2], 8 * (i % 4), 8));
+        if (!has_indices_in_place(f)) {
+            for (int i = 0; i < 8; i++) {
+                put_index(p, b + i / 4, i % 4, field(word[i / 4 * 2], 8 * (i % 4), 8));
+            }
         }
         put_marked(p, b, unpack_signs_of(word[1]));
         put_marked(p, b + 1, unpack_signs_of(word[3]));

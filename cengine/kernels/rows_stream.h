@@ -48,11 +48,8 @@ INLINE int start_span(stream_span *span, const block_format *f, const uint8_t *c
 
 /* ---- One token ---- */
 
-/* Whether the sums of eight products fit 16 bits: the activations are -127 ... 127. */
-INLINE bool has_short_sums(const block_format *f) {
-    const int above = f->max_quant - f->offset;
-    return 8 * 127 * (above > f->offset ? above : f->offset) <= INT16_MAX;
-}
+/* Whether the sums of n products fit 16 bits: the activations are -127 ... 127. */
+INLINE bool fit_16_bits(int n, int max_quant) { return n * 127 * max_quant <= INT16_MAX; }
 
 /* ROWS rows times one token; b0: its first block of the span. */
 typedef struct {
@@ -87,7 +84,7 @@ INLINE void stream_rows(stream *s, const block_format *f, const uint8_t *const r
     for (int k = 0; k < VECTORS; k++) {
         sums[k] = products_of_rows(f, row, points, k, b, s->x->q + at * CE_QK);
     }
-    sum_halves(half, sums, has_short_sums(f));
+    sum_halves(half, sums, fit_16_bits(8, max_int(f->max_quant - f->offset, f->offset)));
     s->acc = accumulate(f, s->acc, half, &s->span.scales, b, terms_of_token(s->x, at));
 }
 
@@ -95,7 +92,7 @@ INLINE bool has_quarters(const block_format *f) {
     return f->halves != NULL && (f->has_halves_at_once || PREFERS_QUARTERS);
 }
 
-/* The integers by quarters of the rows: half as many sums to transpose. */
+/* By quarters of the rows: half as many sums to transpose. */
 INLINE void stream_quarters(stream *s, const block_format *f, const uint8_t *const row[ROWS],
                             int b) {
     const int at = s->b0 + b;
@@ -106,16 +103,11 @@ INLINE void stream_quarters(stream *s, const block_format *f, const uint8_t *con
 #pragma GCC unroll 4 /* quarters */
     for (int k = 0; k < 4; k++) {
         bytes w[2];
-        f->halves(w, row, k, b / f->sub_blocks * f->block_bytes, b % f->sub_blocks);
-        if (f->is_signed) {
-            w[0] ^= SIGNED_OFFSET;
-            w[1] ^= SIGNED_OFFSET;
-        }
+        halves_at(w, f, row, k, b);
         sums[k] = dot_8(w, columns, f->is_signed, f->max_quant);
     }
-    const bool short_sums = !f->is_signed && 16 * 127 * f->max_quant <= INT16_MAX;
-    const int32_t sum = x.sums.half[0] + x.sums.half[1];
-    const ints half[2] = {sum_quarters(sums, short_sums), splat_int(-offset_of(f) * sum)};
+    const ints sum = sum_quarters(sums, fit_16_bits(16, f->max_quant));
+    const ints half[2] = {sum, splat_int(-offset_of(f) * (x.sums.half[0] + x.sums.half[1]))};
     s->acc = accumulate(f, s->acc, half, &s->span.scales, b, x);
 }
 
